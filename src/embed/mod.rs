@@ -1,0 +1,28 @@
+//! Texts to unit vectors, on the model's own threads.
+
+use async_trait::async_trait;
+
+use crate::types::{Embedding, Result};
+
+/// Turns texts into unit vectors of one model.
+#[async_trait]
+pub trait Embedder: Send + Sync + 'static {
+    fn model(&self) -> &EmbeddingModel;
+
+    /// One embedding per text, in order. Sheds with [`crate::types::ErrorKind::Overloaded`] when its queue is full;
+    /// a dropped future takes its texts out of the queue.
+    async fn embed(&self, texts: Vec<String>) -> Result<Vec<Embedding>>;
+}
+
+/// What there is to know of an embedding model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmbeddingModel {
+    /// Name and a short hash of its weights: vectors with different ids are never compared.
+    pub id: String,
+    /// Name in the models manifest, for example `all-MiniLM-L6-v2`.
+    pub name: String,
+    /// Values per vector.
+    pub dim: usize,
+    /// Tokens it reads of one text, special tokens included; the rest is cut off.
+    pub max_tokens: usize,
+}

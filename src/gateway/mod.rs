@@ -1,0 +1,148 @@
+//! The service itself, without wire types: `grpc` and `http` decode into [`Request`], call [`Gateway`], and encode
+//! what comes back.
+
+use futures::stream::BoxStream;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+use crate::types::{
+    Answer, CacheControls, ChatRequest, Delta, Entry, EntryKey, FinishReason, Outcome, Owner, Priority, Result,
+    ScopeId, SessionId, Similarity, UnixMillis, Usage, Usd, UserId,
+};
+
+/// One request as every surface hands it over.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Made up by the surface when the caller names none; stands in logs and replies.
+    pub id: String,
+    pub owner: Owner,
+    pub user: Option<UserId>,
+    pub session: Option<SessionId>,
+    /// Version of the caller's prompt template.
+    pub template: Option<String>,
+    /// An empty model means the default one.
+    pub chat: ChatRequest,
+    pub controls: CacheControls,
+    pub priority: Priority,
+    /// When the caller stops waiting; the service's own limit holds when absent.
+    pub deadline: Option<Instant>,
+}
+
+/// A request answered as a whole.
+#[derive(Debug, Clone)]
+pub struct Completed {
+    pub outcome: Outcome,
+    pub answer: Arc<Answer>,
+    pub summary: Summary,
+}
+
+/// A request answered in pieces; how it was answered is known before the first piece.
+pub struct Streamed {
+    pub outcome: Outcome,
+    /// Deltas, then exactly one [`StreamEvent::Final`]; or an error, which ends it. Dropping it hangs up.
+    pub events: BoxStream<'static, Result<StreamEvent>>,
+}
+
+#[derive(Debug, Clone)]
+pub enum StreamEvent {
+    Delta(Delta),
+    Final(Summary),
+}
+
+/// What there is to say about a finished request.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// The model that answered.
+    pub model: String,
+    pub finish: FinishReason,
+    pub usage: Usage,
+    /// What this request cost; zero for a hit.
+    pub cost: Usd,
+    /// What a hit saved.
+    pub saved: Usd,
+    /// From the arrival of the request to its last byte.
+    pub latency: Duration,
+}
+
+/// What the cache would answer.
+#[derive(Debug, Clone)]
+pub struct Looked {
+    pub outcome: Outcome,
+    /// Set on a hit.
+    pub entry: Option<Arc<Entry>>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Stored {
+    pub key: EntryKey,
+    pub expires: UnixMillis,
+    /// False when only the same request finds the entry.
+    pub semantic: bool,
+}
+
+/// Why a request would hit or miss.
+#[derive(Debug, Clone)]
+pub struct Explanation {
+    pub outcome: Outcome,
+    pub key: EntryKey,
+    pub scope: ScopeId,
+    /// Nearest entries of the scope, best first.
+    pub candidates: Vec<ExplainedCandidate>,
+    pub min_similarity: Similarity,
+    /// Tokens of the prompt that the embedding model read; 0 when it was not embedded.
+    pub embedded_tokens: u32,
+    pub truncated: bool,
+    /// Steps of the lookup, with the time each took.
+    pub stages: Vec<(&'static str, Duration)>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ExplainedCandidate {
+    pub key: EntryKey,
+    pub similarity: Similarity,
+    /// The prompt that entry answered.
+    pub prompt: String,
+    pub age: Duration,
+    /// `hit`, or what spoke against it.
+    pub verdict: String,
+}
+
+/// What the cache holds, and how it has answered since start.
+#[derive(Debug, Clone, Default)]
+pub struct Stats {
+    pub entries: u64,
+    pub entry_bytes: u64,
+    pub vectors: u64,
+    pub evicted: u64,
+    pub exact_hits: u64,
+    pub semantic_hits: u64,
+    pub misses: u64,
+    pub bypasses: u64,
+    pub stale_hits: u64,
+    pub errors: u64,
+    pub spent: Usd,
+    pub saved: Usd,
+    pub embedding_model: String,
+    pub uptime: Duration,
+    pub writes_dropped: u64,
+}
+
+/// State of one dependency.
+#[derive(Debug, Clone)]
+pub struct Health {
+    /// `entries`, `vectors`, `embedding`, or `provider:<name>`.
+    pub name: String,
+    /// Whether the service can answer anything without it.
+    pub required: bool,
+    /// What is wrong; `None` when it works.
+    pub error: Option<String>,
+}
+
+/// A model that may be asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelInfo {
+    pub name: String,
+    /// The provider that serves it.
+    pub provider: String,
+}

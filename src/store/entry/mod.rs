@@ -1,0 +1,45 @@
+//! Exact keys and bodies. A body lives in exactly one place: here.
+
+use async_trait::async_trait;
+use std::sync::Arc;
+
+use crate::types::{Entry, EntryKey, Owner, Result, Tag};
+
+/// Remembers answers under their exact keys.
+///
+/// Every backend passes the same contract suite. None of them hides an error: a caller that may go on without the
+/// cache says so itself.
+#[async_trait]
+pub trait EntryStore: Send + Sync + 'static {
+    /// The live entry of that key; an expired one is `None`.
+    async fn get(&self, key: &EntryKey) -> Result<Option<Arc<Entry>>>;
+
+    /// Stores an entry, in place of one with the same key. When this returns `Ok`, the entry survives `kill -9` (as
+    /// far as the backend is durable at all). An entry that has already expired is not stored.
+    async fn put(&self, entry: Arc<Entry>) -> Result<()>;
+
+    /// Deletes an entry of that owner; false when the owner has no such entry.
+    async fn delete(&self, owner: &Owner, key: &EntryKey) -> Result<bool>;
+
+    /// Deletes every entry of that owner with that tag; gives their keys, so that their vectors can go too.
+    async fn delete_by_tag(&self, owner: &Owner, tag: &Tag) -> Result<Vec<EntryKey>>;
+
+    /// What it holds now.
+    async fn stats(&self) -> Result<EntryStats>;
+
+    /// Answers when the store can be reached and works.
+    async fn ping(&self) -> Result<()>;
+
+    /// Waits until everything acknowledged is written, and releases what is held.
+    async fn close(&self) -> Result<()>;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EntryStats {
+    /// Entries held, expired ones not yet swept included.
+    pub entries: u64,
+    /// Bytes of their stored form.
+    pub bytes: u64,
+    /// Entries dropped for lack of room since start.
+    pub evicted: u64,
+}

@@ -1,0 +1,4 @@
+//! Where answers and vectors live. Each seam is a trait in its `mod.rs`; its siblings are the backends.
+
+pub mod entry;
+pub mod vector;
