@@ -7,9 +7,11 @@
 //! - [`store`]: the seams to what is remembered: entries (bodies by exact key) and vectors.
 //! - [`embed`]: texts to unit vectors, on the model's own threads.
 //! - [`llm`]: the `Provider` seam and its backends.
+//! - [`cache`]: exact lookup, semantic lookup, and the decision whether a near entry may be served.
 //! - [`gateway`]: the story of one request, from admission to the remembered answer.
 //! - [`grpc`]: the gRPC surface, and the only place that names protobuf types.
 
+pub mod cache;
 pub mod config;
 pub mod embed;
 pub mod gateway;

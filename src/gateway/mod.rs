@@ -1,15 +1,74 @@
 //! The service itself, without wire types: `grpc` and `http` decode into [`Request`], call [`Gateway`], and encode
 //! what comes back.
+//!
+//! [`answer`] is the whole story of a request, to be read top to bottom; its siblings are the steps it names.
+
+mod account;
+mod admit;
+mod answer;
+mod cacheability;
+mod flight;
+mod manage;
+mod remember;
+mod replay;
+#[cfg(test)]
+mod testing;
 
 use futures::stream::BoxStream;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::embed::EmbeddingModel;
+use crate::llm::Directory;
 use crate::types::{
     Answer, CacheControls, ChatRequest, Delta, Entry, EntryKey, FinishReason, Outcome, Owner, Priority, Result,
     ScopeId, SessionId, Similarity, UnixMillis, Usage, Usd, UserId,
 };
+
+/// The service. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    cache: Cache,
+    directory: Directory,
+    flights: flight::Flights<answer::FlightKey>,
+    remember: remember::Remember,
+    account: account::Account,
+    /// Requests that may be worked on at once.
+    places: Arc<Semaphore>,
+}
+
+impl Gateway {
+    /// Must be called inside a tokio runtime: write-behind runs as a task.
+    pub fn new(config: Config, cache: Cache, directory: Directory) -> Self {
+        let remember = remember::Remember::start(cache.clone(), config.stores.write_queue);
+        let places = Arc::new(Semaphore::new(config.limits.max_concurrent));
+        let (flights, account) = (flight::Flights::default(), account::Account::new());
+        Self { inner: Arc::new(Inner { config, cache, directory, flights, remember, account, places }) }
+    }
+
+    /// The settings in force.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    pub fn embedding_model(&self) -> &EmbeddingModel {
+        self.inner.cache.embedder().model()
+    }
+
+    /// Writes what waits to be remembered; answers that come later are not remembered.
+    pub async fn close(&self) {
+        self.inner.remember.close(self.inner.config.server.drain_timeout).await;
+    }
+}
 
 /// One request as every surface hands it over.
 #[derive(Debug, Clone)]
@@ -44,6 +103,7 @@ pub struct Streamed {
     pub events: BoxStream<'static, Result<StreamEvent>>,
 }
 
+#[allow(clippy::large_enum_variant, reason = "moved once, to the surface; almost always a delta")]
 #[derive(Debug, Clone)]
 pub enum StreamEvent {
     Delta(Delta),

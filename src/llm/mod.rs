@@ -1,9 +1,13 @@
 //! The way to an LLM: one [`Provider`] trait, its backends, and (composed around them) what a gateway does.
 
+mod directory;
+
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use crate::types::{Answer, ChatRequest, Delta, Result};
+
+pub use directory::Directory;
 
 /// One upstream that answers chat requests.
 ///

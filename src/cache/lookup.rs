@@ -1,0 +1,100 @@
+//! Finding what could answer a request: first by its exact key, then by meaning.
+
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+use super::decide::is_fresh;
+use super::{Cache, Policy, Verdict, judge};
+use crate::types::{ChatRequest, Embedding, Entry, EntryKey, Owner, Result, ScopeId, Similarity, UnixMillis};
+
+/// One request, as the cache sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Query<'a> {
+    pub owner: &'a Owner,
+    pub key: &'a EntryKey,
+    pub scope: &'a ScopeId,
+    pub request: &'a ChatRequest,
+    pub policy: &'a Policy,
+    /// Candidates to ask the vector store for.
+    pub top_k: usize,
+}
+
+/// An entry near a request, and what was decided about it.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    pub key: EntryKey,
+    pub similarity: Similarity,
+    /// `None` when its body is gone, or was not fetched because the decision did not need it.
+    pub entry: Option<Arc<Entry>>,
+    pub verdict: Verdict,
+}
+
+/// What the semantic lookup found.
+#[derive(Debug, Clone, Default)]
+pub struct Semantic {
+    /// Best first. Ends with the hit, unless all were asked for.
+    pub candidates: Vec<Candidate>,
+    /// Time to embed the prompt and to search its scope.
+    pub search_time: Duration,
+}
+
+impl Semantic {
+    /// The candidate that is served.
+    pub fn hit(&self) -> Option<(&Arc<Entry>, Similarity)> {
+        let hit = self.candidates.iter().find(|c| c.verdict == Verdict::Hit)?;
+        Some((hit.entry.as_ref()?, hit.similarity))
+    }
+}
+
+impl Cache {
+    /// The entry of that very request. Touches neither embedder nor vectors.
+    pub async fn exact(&self, query: &Query<'_>) -> Result<Option<Arc<Entry>>> {
+        let found = self.entries.get(query.key).await?;
+        let now = UnixMillis::now();
+        Ok(found.filter(|entry| {
+            entry.key == *query.key
+                && entry.owner == *query.owner
+                && !entry.is_expired(now)
+                && is_fresh(entry, query.policy.max_age, now)
+        }))
+    }
+
+    /// The prompt as a vector; computed once per request and handed along.
+    pub async fn embed(&self, prompt: String) -> Result<Embedding> {
+        let mut embeddings = self.embedder.embed(vec![prompt]).await?;
+        embeddings.pop().ok_or_else(|| crate::types::Error::internal("the embedder gave no vector for a text"))
+    }
+
+    /// The nearest entries of the scope, judged best first, up to the first hit; all of them when `all` is set.
+    pub async fn semantic(&self, query: &Query<'_>, vector: &[f32], all: bool) -> Result<Semantic> {
+        let started = Instant::now();
+        let matches = self.vectors.search(query.scope, vector, query.top_k).await?;
+        let mut found = Semantic { candidates: Vec::with_capacity(matches.len()), search_time: started.elapsed() };
+        let now = UnixMillis::now();
+        for near in matches {
+            let worth_reading = all || near.similarity >= query.policy.min_similarity;
+            let entry = if worth_reading { self.entries.get(&near.key).await? } else { None };
+            if worth_reading && entry.is_none() {
+                self.forget_point(near.key);
+            }
+            let verdict =
+                judge(entry.as_deref(), near.similarity, query.policy, query.request, (query.owner, query.scope), now);
+            found.candidates.push(Candidate { key: near.key, similarity: near.similarity, entry, verdict });
+            if verdict == Verdict::Hit && !all {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes a vector whose entry is gone, out of the request's way.
+    fn forget_point(&self, key: EntryKey) {
+        let vectors = self.vectors.clone();
+        tokio::spawn(async move {
+            if let Err(error) = vectors.delete(&[key]).await {
+                tracing::debug!(%error, "a vector without an entry could not be removed");
+            }
+        });
+    }
+}

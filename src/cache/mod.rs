@@ -1,0 +1,34 @@
+//! What is remembered, and whether it may be served. Lookups cost at most the budget they are given, and an error in
+//! any store is told to the caller, who goes on without the cache.
+
+mod decide;
+mod lookup;
+mod write;
+
+use std::sync::Arc;
+
+use crate::embed::Embedder;
+use crate::store::entry::EntryStore;
+use crate::store::vector::VectorStore;
+
+pub use decide::{Policy, Verdict, judge};
+pub use lookup::{Candidate, Query, Semantic};
+pub use write::{Invalidated, vector_point};
+
+/// The stores and the embedder, as one thing to ask.
+#[derive(Clone)]
+pub struct Cache {
+    pub(crate) entries: Arc<dyn EntryStore>,
+    pub(crate) vectors: Arc<dyn VectorStore>,
+    pub(crate) embedder: Arc<dyn Embedder>,
+}
+
+impl Cache {
+    pub fn new(entries: Arc<dyn EntryStore>, vectors: Arc<dyn VectorStore>, embedder: Arc<dyn Embedder>) -> Self {
+        Self { entries, vectors, embedder }
+    }
+
+    pub fn embedder(&self) -> &Arc<dyn Embedder> {
+        &self.embedder
+    }
+}

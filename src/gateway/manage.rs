@@ -1,0 +1,219 @@
+//! The cache and the embedder by themselves, for callers that ask for just that: no LLM is called here.
+
+use futures::future::join_all;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+use super::admit::Admitted;
+use super::answer::{Found, Hit, Miss, missed, within};
+use super::remember::is_complete;
+use super::{ExplainedCandidate, Explanation, Gateway, Health, Looked, ModelInfo, Request, Stats, Stored};
+use crate::cache::{Candidate, Semantic};
+use crate::types::{
+    Answer, CacheMode, CacheStatus, Embedding, EntryKey, Error, ErrorKind, Owner, Result, Source, Tag, UnixMillis,
+};
+
+/// Longest wait for answers on their way into the store, before something is deleted from it.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Longest wait for one dependency to say how it is.
+const PING_LIMIT: Duration = Duration::from_secs(2);
+
+impl Gateway {
+    /// What the cache would answer. A miss is no error.
+    pub async fn lookup(&self, request: Request) -> Result<Looked> {
+        let admitted = self.admit_to_cache(request)?;
+        let found = within(admitted.deadline, async { Ok(self.find(&admitted).await) }).await?;
+        let looked = match found {
+            Found::Hit(hit) => Looked { outcome: hit.outcome(), entry: Some(hit.entry) },
+            Found::Miss(miss) => Looked { outcome: missed(&admitted, &miss), entry: None },
+        };
+        self.inner.account.answered(looked.outcome.status, admitted.started.elapsed());
+        Ok(looked)
+    }
+
+    /// Remembers an answer that the caller brings. Durable when this returns.
+    pub async fn store(&self, request: Request, answer: Answer) -> Result<Stored> {
+        let admitted = self.admit_to_cache(request)?;
+        self.check_storable(&admitted, &answer)?;
+        within(admitted.deadline, self.store_admitted(&admitted, answer)).await
+    }
+
+    pub async fn delete(&self, owner: &Owner, key: &EntryKey) -> Result<bool> {
+        self.check_tenant(&owner.tenant)?;
+        self.inner.remember.settle(SETTLE_LIMIT).await;
+        self.inner.cache.delete(owner, key).await
+    }
+
+    /// Deletes every entry of `owner` with that tag; gives how many.
+    pub async fn delete_by_tag(&self, owner: &Owner, tag: &Tag) -> Result<u64> {
+        self.check_tenant(&owner.tenant)?;
+        self.inner.remember.settle(SETTLE_LIMIT).await;
+        Ok(self.inner.cache.delete_by_tag(owner, tag).await?.entries)
+    }
+
+    /// Why a request would hit or miss, with every candidate judged.
+    pub async fn explain(&self, request: Request) -> Result<Explanation> {
+        let admitted = self.admit_to_cache(request)?;
+        within(admitted.deadline, self.explain_admitted(&admitted)).await
+    }
+
+    pub async fn stats(&self) -> Result<Stats> {
+        let cache = &self.inner.cache;
+        let entries = cache.entries.stats().await?;
+        let vectors = cache.vectors.count(None).await?;
+        Ok(Stats {
+            entries: entries.entries,
+            entry_bytes: entries.bytes,
+            evicted: entries.evicted,
+            vectors,
+            embedding_model: self.embedding_model().id.clone(),
+            writes_dropped: self.inner.remember.dropped(),
+            ..self.inner.account.stats()
+        })
+    }
+
+    /// One embedding per text, in order.
+    pub async fn embed(&self, owner: &Owner, texts: Vec<String>) -> Result<Vec<Embedding>> {
+        self.check_tenant(&owner.tenant)?;
+        let limits = &self.inner.config.limits;
+        if texts.is_empty() {
+            return Err(Error::invalid("texts", "must hold at least one text"));
+        }
+        if texts.len() > limits.max_batch {
+            let (count, most) = (texts.len(), limits.max_batch);
+            return Err(Error::invalid("texts", format!("{count} texts; at most {most} are allowed")));
+        }
+        for (i, text) in texts.iter().enumerate() {
+            if text.is_empty() {
+                return Err(Error::invalid(format!("texts[{i}]"), "is empty"));
+            }
+            if text.len() > limits.max_prompt_bytes {
+                let (bytes, most) = (text.len(), limits.max_prompt_bytes);
+                return Err(Error::invalid(
+                    format!("texts[{i}]"),
+                    format!("{bytes} bytes; at most {most} are allowed"),
+                ));
+            }
+        }
+        let deadline = Instant::now() + self.inner.config.server.request_timeout;
+        within(deadline, self.inner.cache.embedder().embed(texts)).await
+    }
+
+    /// Models that may be asked for, in configuration order.
+    pub fn models(&self) -> Vec<ModelInfo> {
+        let models = self.inner.directory.models();
+        models.into_iter().map(|(name, provider)| ModelInfo { name, provider }).collect()
+    }
+
+    /// Asks every dependency how it is, all at once.
+    pub async fn health(&self) -> Vec<Health> {
+        let cache = &self.inner.cache;
+        let providers = self.inner.directory.providers();
+        // With one provider, nothing new can be answered without it; with several, others stand in.
+        let only = providers.len() == 1;
+        let entries = state("entries".into(), false, cache.entries.ping());
+        let vectors = state("vectors".into(), false, cache.vectors.ping());
+        let providers = join_all(providers.iter().map(|p| state(format!("provider:{}", p.name()), only, p.ping())));
+        let (entries, vectors, providers) = tokio::join!(entries, vectors, providers);
+        [entries, vectors].into_iter().chain(providers).collect()
+    }
+
+    fn check_storable(&self, admitted: &Admitted, answer: &Answer) -> Result<()> {
+        if admitted.settings.mode == CacheMode::Off {
+            let namespace = &admitted.request.owner.namespace;
+            return Err(Error::new(ErrorKind::FailedPrecondition, format!("the cache of {namespace} is off")));
+        }
+        if !is_complete(answer) {
+            return Err(Error::invalid(
+                "answer",
+                "only a complete answer can be stored: with content, without tool calls, finish_reason \"stop\"",
+            ));
+        }
+        let (bytes, most) = (answer.content().len(), admitted.settings.max_entry_bytes);
+        if bytes > most {
+            return Err(Error::invalid("answer", format!("{bytes} bytes; at most {most} are allowed")));
+        }
+        Ok(())
+    }
+
+    async fn store_admitted(&self, admitted: &Admitted, answer: Answer) -> Result<Stored> {
+        let cache = &self.inner.cache;
+        let comparable = admitted.probe.as_ref().filter(|_| !admitted.request.chat.has_tools());
+        let vector = match comparable {
+            Some(probe) => Some(cache.embed(probe.prompt.clone()).await?.vector),
+            None => None,
+        };
+        // What the caller paid is not known; what a hit will save is counted at the model's price.
+        let cost = self.cost(&admitted.request.chat.model, &answer.usage);
+        let entry = Arc::new(admitted.entry(answer, cost, Source::Stored));
+        let stored = Stored { key: entry.key, expires: entry.expires, semantic: vector.is_some() };
+        cache.put(entry, vector).await?;
+        Ok(stored)
+    }
+
+    async fn explain_admitted(&self, admitted: &Admitted) -> Result<Explanation> {
+        let (cache, query) = (&self.inner.cache, admitted.query());
+        let mut explanation = Explanation {
+            outcome: missed(admitted, &Miss { vector: None, reason: admitted.allowed.reason }),
+            key: admitted.key,
+            scope: admitted.scope,
+            candidates: Vec::new(),
+            min_similarity: admitted.policy.min_similarity,
+            embedded_tokens: 0,
+            truncated: false,
+            stages: Vec::new(),
+        };
+        let started = Instant::now();
+        let exact = match self.inner.remember.peek(&admitted.key) {
+            Some(waiting) => Some(waiting),
+            None => cache.exact(&query).await?,
+        };
+        explanation.stages.push(("exact", started.elapsed()));
+        if let Some(entry) = exact.filter(|_| admitted.allowed.read_exact) {
+            explanation.outcome = Hit { entry, similarity: None }.outcome();
+        }
+        let Some(probe) = &admitted.probe else { return Ok(explanation) };
+        let started = Instant::now();
+        let embedding = cache.embed(probe.prompt.clone()).await?;
+        explanation.stages.push(("embed", started.elapsed()));
+        (explanation.embedded_tokens, explanation.truncated) = (embedding.tokens, embedding.truncated);
+        let started = Instant::now();
+        let semantic = cache.semantic(&query, &embedding.vector, true).await?;
+        let decided = started.elapsed().saturating_sub(semantic.search_time);
+        explanation.stages.extend([("search", semantic.search_time), ("decide", decided)]);
+        if let Some((entry, similarity)) = semantic.hit()
+            && admitted.allowed.read_semantic
+            && explanation.outcome.status != CacheStatus::Exact
+        {
+            explanation.outcome = Hit { entry: entry.clone(), similarity: Some(similarity) }.outcome();
+        }
+        explanation.candidates = explained(semantic);
+        Ok(explanation)
+    }
+}
+
+fn explained(semantic: Semantic) -> Vec<ExplainedCandidate> {
+    let now = UnixMillis::now();
+    let explain = |candidate: Candidate| {
+        let prompt = candidate.entry.as_ref().and_then(|e| e.probe.as_ref()).map(|p| p.prompt.clone());
+        ExplainedCandidate {
+            key: candidate.key,
+            similarity: candidate.similarity,
+            prompt: prompt.unwrap_or_default(),
+            age: candidate.entry.map_or(Duration::ZERO, |e| e.age(now)),
+            verdict: candidate.verdict.as_str().to_owned(),
+        }
+    };
+    semantic.candidates.into_iter().map(explain).collect()
+}
+
+async fn state(name: String, required: bool, ping: impl Future<Output = Result<()>>) -> Health {
+    let error = match timeout(PING_LIMIT, ping).await {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some(format!("no answer within {} s", PING_LIMIT.as_secs())),
+    };
+    Health { name, required, error }
+}
