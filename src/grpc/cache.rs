@@ -6,7 +6,8 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::context::context;
-use super::convert::{answer, chat, to_answer, to_duration, to_outcome, to_timestamp, to_usage, under};
+use super::convert::{answer, chat, under};
+use super::encode::{to_answer, to_duration, to_outcome, to_timestamp, to_usage};
 use super::pb::{self, cache_service_server::CacheService};
 use crate::gateway::{self, Explanation, Gateway, Looked, Stats};
 use crate::surface::{Context, Violations, within};

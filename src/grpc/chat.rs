@@ -7,7 +7,8 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::context::context;
-use super::convert::{chat, to_answer, to_completion, to_delta, under};
+use super::convert::{chat, under};
+use super::encode::{to_answer, to_completion, to_delta};
 use super::pb::{self, chat_service_server::ChatService, complete_batch_result, stream_complete_response};
 use super::status::to_message;
 use crate::gateway::{self, Gateway, StreamEvent};

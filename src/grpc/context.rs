@@ -90,13 +90,13 @@ fn positive(wire: prost_types::Duration) -> Result<Duration, String> {
     }
 }
 
+/// By hand: the conversion of `prost_types` overflows on the most negative seconds and hides malformed nanoseconds.
 fn not_negative(wire: prost_types::Duration) -> Result<Duration, String> {
-    // Checked before the conversion, which would normalise sign and overflow of the nanoseconds away.
-    if !(-999_999_999..=999_999_999).contains(&wire.nanos) || wire.seconds.signum() * i64::from(wire.nanos.signum()) < 0
-    {
-        return Err("is not a valid duration: nanos out of range, or of another sign than seconds".into());
+    match (u64::try_from(wire.seconds), u32::try_from(wire.nanos)) {
+        (Ok(seconds), Ok(nanos @ 0..=999_999_999)) => Ok(Duration::new(seconds, nanos)),
+        (Ok(_), Ok(_)) => Err("has a second or more in its nanoseconds".into()),
+        _ => Err("must not be negative".into()),
     }
-    Duration::try_from(wire).map_err(|_| "must not be negative".into())
 }
 
 /// The deadline of the call itself, a little early: the reply has to arrive before the caller, or the transport

@@ -1,15 +1,11 @@
-//! Messages of the protocol to and from the service's own types, with every check on input.
+//! Messages of the protocol to the service's own types, with every check on input.
 
 use serde_json::{Map, Value};
 
 use super::pb;
-use crate::gateway::Summary;
-use crate::surface::{Violations, chat_from_json, is_plain, object, parse_answer, render_answer};
+use crate::surface::{Violations, chat_from_json, object, parse_answer};
 use crate::types::json::parse_strict;
-use crate::types::{
-    Answer, CacheStatus, ChatRequest, Content, Delta, Embedding, FinishReason, Message, Outcome, Result, Role,
-    UnixMillis, Usage,
-};
+use crate::types::{Answer, ChatRequest, Content, FinishReason, Message, Result, Role, Stop, Usage};
 
 /// Fields of a chat request that have a field of their own in the protocol, or that the call itself decides.
 const OWN_CHAT_FIELDS: &[&str] =
@@ -39,7 +35,7 @@ pub fn chat(wire: Option<pb::ChatRequest>, at: &str, errors: &mut Violations) ->
     chat.top_p = wire.top_p;
     chat.max_tokens = wire.max_tokens;
     chat.seed = wire.seed;
-    chat.stop = (!wire.stop.is_empty()).then_some(crate::types::Stop::Many(wire.stop));
+    chat.stop = (!wire.stop.is_empty()).then_some(Stop::Many(wire.stop));
     Some(chat)
 }
 
@@ -143,83 +139,6 @@ pub fn answer(wire: Option<pb::Answer>, usage: Option<pb::Usage>, errors: &mut V
     Some(answer)
 }
 
-pub fn to_answer(answer: &Answer) -> pb::Answer {
-    pb::Answer {
-        content: answer.content().to_owned(),
-        finish_reason: finish(answer.finish()),
-        model: answer.model.clone(),
-        completion_json: if is_plain(answer) {
-            String::new()
-        } else {
-            Value::Object(render_answer(answer)).to_string()
-        },
-    }
-}
-
-pub fn to_usage(usage: &Usage) -> pb::Usage {
-    pb::Usage { prompt_tokens: usage.prompt_tokens, completion_tokens: usage.completion_tokens }
-}
-
-pub fn to_outcome(outcome: &Outcome) -> pb::CacheOutcome {
-    let status = match outcome.status {
-        CacheStatus::Exact => pb::CacheStatus::Exact,
-        CacheStatus::Semantic => pb::CacheStatus::Semantic,
-        CacheStatus::Miss => pb::CacheStatus::Miss,
-        CacheStatus::Bypass => pb::CacheStatus::Bypass,
-        CacheStatus::Stale => pb::CacheStatus::Stale,
-    };
-    pb::CacheOutcome {
-        status: status.into(),
-        entry: outcome.entry.to_string(),
-        similarity: outcome.similarity.map(f32::from),
-        age: outcome.age.map(to_duration),
-        reason: outcome.reason.unwrap_or_default().to_owned(),
-    }
-}
-
-pub fn to_completion(request_id: String, outcome: &Outcome, summary: &Summary) -> pb::Completion {
-    pb::Completion {
-        usage: Some(to_usage(&summary.usage)),
-        cost_usd: summary.cost.to_string(),
-        saved_usd: summary.saved.to_string(),
-        cache: Some(to_outcome(outcome)),
-        model: summary.model.clone(),
-        finish_reason: finish(&summary.finish),
-        request_id,
-        latency: Some(to_duration(summary.latency)),
-    }
-}
-
-/// `None` for a delta that holds nothing to append, such as the one that brings the usage.
-pub fn to_delta(delta: Delta) -> Option<pb::Delta> {
-    let mut extra = delta.message_extra;
-    if !delta.tool_calls.is_empty() {
-        extra.insert("tool_calls".into(), delta.tool_calls.into());
-    }
-    let content = delta.content.unwrap_or_default();
-    if content.is_empty() && extra.is_empty() {
-        return None;
-    }
-    let extra_json = if extra.is_empty() { String::new() } else { Value::Object(extra).to_string() };
-    Some(pb::Delta { content, choice: delta.choice, extra_json })
-}
-
-pub fn to_embedding(embedding: &Embedding) -> pb::Embedding {
-    pb::Embedding { values: embedding.vector.to_vec(), tokens: embedding.tokens, truncated: embedding.truncated }
-}
-
-pub fn to_timestamp(time: UnixMillis) -> prost_types::Timestamp {
-    prost_types::Timestamp {
-        seconds: i64::try_from(time.0 / 1000).unwrap_or(i64::MAX),
-        // Below a thousand before it is multiplied.
-        nanos: (time.0 % 1000) as i32 * 1_000_000,
-    }
-}
-
-pub fn to_duration(duration: std::time::Duration) -> prost_types::Duration {
-    duration.try_into().unwrap_or(prost_types::Duration { seconds: i64::MAX, nanos: 0 })
-}
-
 /// Puts the fields an inner check complained about under the place of the chat request in the message.
 pub fn under<T>(at: &str, result: Result<T>) -> Result<T> {
     result.map_err(|mut error| {
@@ -232,9 +151,139 @@ pub fn under<T>(at: &str, result: Result<T>) -> Result<T> {
     })
 }
 
-fn finish(reason: &FinishReason) -> String {
-    match reason {
-        FinishReason::Missing => String::new(),
-        known => known.as_str().to_owned(),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::encode::to_answer;
+    use crate::types::Error;
+    use serde_json::json;
+
+    fn user(text: &str) -> pb::Message {
+        pb::Message { role: pb::Role::User.into(), content: text.into(), ..Default::default() }
+    }
+
+    fn read(wire: pb::ChatRequest) -> Result<ChatRequest, Error> {
+        let mut errors = Violations::default();
+        let chat = chat(Some(wire), "chat", &mut errors);
+        errors.finish(chat)
+    }
+
+    fn fields(error: Error) -> Vec<String> {
+        error.violations.into_iter().map(|v| v.field).collect()
+    }
+
+    #[test]
+    fn a_chat_request_arrives_whole() {
+        let wire = pb::ChatRequest {
+            model: "m".into(),
+            messages: vec![user("hi")],
+            temperature: Some(0.5),
+            max_tokens: Some(9),
+            stop: vec!["x".into()],
+            seed: Some(-1),
+            extra_json: r#"{"n": 2, "tools": [{"type": "function"}], "reasoning_effort": "low"}"#.into(),
+            ..Default::default()
+        };
+        let chat = read(wire).unwrap();
+        assert_eq!((chat.model.as_str(), chat.temperature, chat.max_tokens), ("m", Some(0.5), Some(9)));
+        assert_eq!((chat.n, chat.seed, chat.stop_sequences()), (Some(2), Some(-1), &["x".to_owned()][..]));
+        assert_eq!(chat.tools.unwrap()[0]["type"], "function");
+        assert_eq!(chat.extra["reasoning_effort"], "low");
+        assert_eq!(chat.messages[0].text().unwrap(), "hi");
+    }
+
+    #[test]
+    fn parts_and_tool_turns_keep_their_shape() {
+        let parts = pb::Message {
+            role: pb::Role::User.into(),
+            content_json: r#"[{"type":"image_url","image_url":{"url":"u"}}]"#.into(),
+            ..Default::default()
+        };
+        let calls = pb::Message {
+            role: pb::Role::Assistant.into(),
+            extra_json: r#"{"tool_calls":[{"id":"c"}]}"#.into(),
+            ..Default::default()
+        };
+        let chat = read(pb::ChatRequest { messages: vec![parts, calls], ..Default::default() }).unwrap();
+        assert!(matches!(&chat.messages[0].content, Some(Content::Parts(parts)) if parts.len() == 1));
+        assert_eq!(chat.messages[1].content, None);
+        assert_eq!(chat.messages[1].extra["tool_calls"], json!([{"id": "c"}]));
+    }
+
+    #[test]
+    fn wrong_messages_are_all_named() {
+        let role = |role| pb::Message { role, content: "a".into(), ..Default::default() };
+        let both = pb::Message { content_json: "[]".into(), ..user("a") };
+        let object = pb::Message { content_json: "{}".into(), ..user("") };
+        let twice = pb::Message { extra_json: r#"{"role": "user"}"#.into(), ..user("a") };
+        let messages = vec![role(0), role(77), both, object, twice];
+        assert_eq!(
+            fields(read(pb::ChatRequest { messages, ..Default::default() }).unwrap_err()),
+            [
+                "chat.messages[0].role",
+                "chat.messages[1].role",
+                "chat.messages[2].content_json",
+                "chat.messages[3].content_json",
+                "chat.messages[4].extra_json.role"
+            ]
+        );
+    }
+
+    #[test]
+    fn extra_json_is_an_object_without_fields_of_the_protocol() {
+        for (extra, field) in [
+            ("[1]", "chat.extra_json"),
+            ("{", "chat.extra_json"),
+            (r#"{"a":1,"a":2}"#, "chat.extra_json"),
+            (r#"{"temperature":1}"#, "chat.extra_json.temperature"),
+            (r#"{"stream":true}"#, "chat.extra_json.stream"),
+            (r#"{"n":"many"}"#, "chat.extra_json.n"),
+        ] {
+            let wire = pb::ChatRequest { messages: vec![user("a")], extra_json: extra.into(), ..Default::default() };
+            assert_eq!(fields(read(wire).unwrap_err()), [field], "{extra}");
+        }
+        let newer = pb::ChatRequest {
+            messages: vec![user("a")],
+            extra_json: r#"{"max_completion_tokens":5}"#.into(),
+            ..Default::default()
+        };
+        assert_eq!(read(newer).unwrap().max_answer_tokens(), Some(5));
+    }
+
+    #[test]
+    fn a_missing_chat_is_a_violation() {
+        let mut errors = Violations::default();
+        assert_eq!(chat(None, "chat", &mut errors), None);
+        assert_eq!(errors.finish(Some(())).unwrap_err().message, "chat: is missing");
+    }
+
+    #[test]
+    fn a_stored_answer_is_plain_or_a_completion() {
+        let store = |wire, usage| {
+            let mut errors = Violations::default();
+            let answer = answer(Some(wire), usage, &mut errors);
+            errors.finish(answer)
+        };
+        let plain = pb::Answer { content: "hi".into(), model: "m".into(), ..Default::default() };
+        let usage = Some(pb::Usage { prompt_tokens: 3, completion_tokens: 2 });
+        assert_eq!(store(plain.clone(), usage).unwrap(), Answer::text("m", "hi", Usage::new(3, 2)));
+        let cut = store(pb::Answer { finish_reason: "length".into(), ..plain.clone() }, None).unwrap();
+        assert_eq!(*cut.finish(), FinishReason::Length);
+
+        let mut rich = Answer::text("m", "hi", Usage::new(3, 2));
+        rich.extra.insert("system_fingerprint".into(), "fp".into());
+        let wire = to_answer(&rich);
+        assert_eq!(store(wire.clone(), None).unwrap(), rich, "what was sent can be stored again");
+        let error = store(pb::Answer { content: "other".into(), ..wire }, None).unwrap_err();
+        assert_eq!(fields(error), ["answer.content"]);
+        let broken = pb::Answer { completion_json: r#"{"choices":[]}"#.into(), ..Default::default() };
+        assert_eq!(fields(store(broken, None).unwrap_err()), ["answer.completion_json.choices"]);
+    }
+
+    #[test]
+    fn fields_the_gateway_complains_of_get_their_place_in_the_message() {
+        let complaint = |field| under::<()>("chats[2]", Err(Error::invalid(field, "no"))).unwrap_err();
+        assert_eq!(fields(complaint("messages[0].content")), ["chats[2].messages[0].content"]);
+        assert_eq!(fields(complaint("answer.content")), ["answer.content"]);
     }
 }

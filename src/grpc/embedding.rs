@@ -7,7 +7,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::context::context;
-use super::convert::to_embedding;
+use super::encode::to_embedding;
 use super::pb::{self, embedding_service_server::EmbeddingService};
 use crate::gateway::Gateway;
 use crate::surface::{Context, Violations, guard_stream, within};

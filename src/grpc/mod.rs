@@ -5,6 +5,7 @@ mod chat;
 mod context;
 mod convert;
 mod embedding;
+mod encode;
 mod server;
 mod status;
 

@@ -169,3 +169,147 @@ fn head(object: &str) -> Map<String, Value> {
     head.insert("created".into(), (UnixMillis::now().0 / 1000).into());
     head
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::StreamEvent;
+    use crate::http::sse::data;
+    use crate::types::{Error, Result, Usd};
+    use futures::{StreamExt, stream};
+    use std::time::Duration;
+
+    fn summary() -> Summary {
+        Summary {
+            model: "m-1".into(),
+            finish: FinishReason::Stop,
+            usage: Usage::new(3, 2),
+            cost: Usd::default(),
+            saved: Usd::default(),
+            latency: Duration::ZERO,
+        }
+    }
+
+    fn finished(reason: FinishReason) -> Delta {
+        Delta { finish: Some(reason), ..Delta::default() }
+    }
+
+    /// The lines of a stream, its JSON parsed; `[DONE]` stays text.
+    async fn lines(events: Vec<Result<StreamEvent>>, wants_usage: bool) -> Vec<Value> {
+        let lines: Vec<_> = data(stream::iter(events), Chunks::new("m".into(), wants_usage)).collect().await;
+        lines.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|_| json!(line))).collect()
+    }
+
+    async fn whole(deltas: Vec<Delta>, wants_usage: bool) -> Vec<Value> {
+        let deltas = deltas.into_iter().map(|d| Ok(StreamEvent::Delta(d)));
+        lines(deltas.chain([Ok(StreamEvent::Final(summary()))]).collect(), wants_usage).await
+    }
+
+    fn choice(line: &Value) -> &Value {
+        &line["choices"][0]
+    }
+
+    #[tokio::test]
+    async fn role_then_content_then_finish_then_done() {
+        let first = Delta { model: Some("m-1".into()), ..Delta::text("Hel") };
+        let usage = Delta { usage: Some(Usage::new(3, 2)), ..Delta::default() };
+        let lines = whole(vec![first, Delta::text("lo"), finished(FinishReason::Stop), usage], false).await;
+        assert_eq!(lines.len(), 5);
+        for chunk in &lines[..4] {
+            assert_eq!((&chunk["object"], &chunk["model"]), (&json!("chat.completion.chunk"), &json!("m-1")));
+            assert_eq!(chunk["id"], lines[0]["id"]);
+            assert!(chunk["id"].as_str().unwrap().starts_with("chatcmpl-"));
+            assert!(chunk["created"].as_u64().unwrap() > 1_600_000_000);
+            assert!(chunk.get("usage").is_none());
+        }
+        let empty = json!({"index": 0, "delta": {}, "logprobs": null, "finish_reason": null});
+        let with = |delta: Value| {
+            let mut choice = empty.clone();
+            choice["delta"] = delta;
+            choice
+        };
+        assert_eq!(choice(&lines[0]), &with(json!({"role": "assistant", "content": ""})));
+        assert_eq!(choice(&lines[1]), &with(json!({"content": "Hel"})));
+        assert_eq!(choice(&lines[2]), &with(json!({"content": "lo"})));
+        assert_eq!(choice(&lines[3])["finish_reason"], "stop");
+        assert_eq!(choice(&lines[3])["delta"], json!({}));
+        assert_eq!(lines[4], "[DONE]");
+    }
+
+    #[tokio::test]
+    async fn a_whole_answer_in_one_delta_has_the_same_shape() {
+        let one = Delta { finish: Some(FinishReason::Stop), usage: Some(Usage::new(3, 2)), ..Delta::text("Hello") };
+        let lines = whole(vec![one], true).await;
+        let finishes: Vec<_> = lines[..3].iter().map(|l| choice(l)["finish_reason"].clone()).collect();
+        assert_eq!(finishes, [Value::Null, Value::Null, json!("stop")]);
+        assert_eq!(lines[3]["choices"], json!([]));
+        assert_eq!(lines[3]["usage"], json!({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}));
+        assert!(lines[..3].iter().all(|l| l["usage"].is_null() && l.get("usage").is_some()));
+        assert_eq!(lines[4], "[DONE]");
+    }
+
+    #[tokio::test]
+    async fn an_empty_answer_still_has_a_role_a_finish_and_the_usage_of_the_summary() {
+        let lines = whole(vec![], true).await;
+        assert_eq!(choice(&lines[0])["delta"]["role"], "assistant");
+        assert_eq!(choice(&lines[1])["finish_reason"], "stop");
+        assert_eq!(lines[2]["usage"]["total_tokens"], 5);
+        assert_eq!(lines[3], "[DONE]");
+    }
+
+    #[tokio::test]
+    async fn each_choice_has_its_own_role_and_finish() {
+        let second = |delta| Delta { choice: 1, ..delta };
+        let deltas = vec![Delta::text("a"), second(Delta::text("b")), finished(FinishReason::Length)];
+        let lines = whole(deltas, false).await;
+        let of = |index: u32| lines.iter().filter(move |l| choice(l)["index"] == index).collect::<Vec<_>>();
+        for (index, text, reason) in [(0, "a", "length"), (1, "b", "stop")] {
+            let [role, content, finish] = of(index)[..] else { panic!("{lines:?}") };
+            assert_eq!(choice(role)["delta"]["role"], "assistant");
+            assert_eq!(choice(content)["delta"]["content"], text);
+            assert_eq!(choice(finish)["finish_reason"], reason);
+        }
+    }
+
+    #[tokio::test]
+    async fn unknown_fields_pass_at_their_levels() {
+        let map = |value: Value| value.as_object().unwrap().clone();
+        let delta = Delta {
+            message_extra: map(json!({"reasoning_content": "hm"})),
+            choice_extra: map(json!({"logprobs": {"content": []}})),
+            extra: map(json!({"system_fingerprint": "fp"})),
+            ..Delta::default()
+        };
+        let late = Delta { extra: map(json!({"provider": "x"})), ..Delta::default() };
+        let lines = whole(vec![delta, late], false).await;
+        assert_eq!(lines[0]["system_fingerprint"], "fp");
+        assert_eq!(choice(&lines[1])["delta"], json!({"reasoning_content": "hm"}));
+        assert_eq!(choice(&lines[1])["logprobs"], json!({"content": []}));
+        assert_eq!(lines[2]["provider"], "x");
+    }
+
+    #[tokio::test]
+    async fn tool_calls_begin_with_null_content() {
+        let call = json!({"index": 0, "id": "c", "function": {"name": "f", "arguments": ""}});
+        let delta = Delta { tool_calls: vec![call.clone()], ..Delta::default() };
+        let lines = whole(vec![delta, finished(FinishReason::ToolCalls)], false).await;
+        assert_eq!(choice(&lines[0])["delta"], json!({"role": "assistant", "content": null}));
+        assert_eq!(choice(&lines[1])["delta"], json!({"tool_calls": [call]}));
+        assert_eq!(choice(&lines[2])["finish_reason"], "tool_calls");
+    }
+
+    #[tokio::test]
+    async fn an_error_in_the_middle_ends_the_stream_without_done() {
+        let error = Error::new(crate::types::ErrorKind::Upstream, "the provider broke off");
+        let lines = lines(vec![Ok(StreamEvent::Delta(Delta::text("Hel"))), Err(error)], true).await;
+        assert_eq!(lines.len(), 3);
+        assert_eq!(lines[2]["error"]["code"], "UPSTREAM");
+        assert_eq!(lines[2]["error"]["message"], "the provider broke off");
+    }
+
+    #[tokio::test]
+    async fn a_stream_without_a_final_event_is_an_error() {
+        let lines = lines(vec![Ok(StreamEvent::Delta(Delta::text("Hel")))], false).await;
+        assert_eq!(lines.last().unwrap()["error"]["code"], "INTERNAL");
+    }
+}

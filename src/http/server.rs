@@ -140,3 +140,71 @@ async fn identify(mut request: Request, next: Next) -> Response {
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::Method;
+    use tower::ServiceExt;
+
+    async fn call(method: Method, path: &str, id: Option<&str>) -> (StatusCode, Option<String>, Value) {
+        let routes = Router::new().route("/fine", get(|| async { "{}" })).route(
+            "/panics",
+            get(|| async {
+                if true {
+                    panic!("quotes a secret")
+                }
+            }),
+        );
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(id) = id {
+            request = request.header(REQUEST_ID, id);
+        }
+        let response = surround(routes).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let status = response.status();
+        let id = response.headers().get(REQUEST_ID).map(|v| v.to_str().unwrap().to_owned());
+        let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        (status, id, serde_json::from_slice(&body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_error_of_that_request() {
+        let (status, id, body) = call(Method::GET, "/panics", Some("r1")).await;
+        assert_eq!((status, id.as_deref()), (StatusCode::INTERNAL_SERVER_ERROR, Some("r1")));
+        assert_eq!(body["error"]["code"], "INTERNAL");
+        assert!(!body.to_string().contains("secret"));
+    }
+
+    #[tokio::test]
+    async fn unknown_paths_and_methods_are_json_errors() {
+        let (status, _, body) = call(Method::GET, "/nothing", None).await;
+        assert_eq!((status, &body["error"]["code"]), (StatusCode::NOT_FOUND, &Value::from("NOT_FOUND")));
+        let (status, _, body) = call(Method::POST, "/fine", None).await;
+        assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(body["error"]["type"], "invalid_request_error");
+    }
+
+    #[tokio::test]
+    async fn a_request_keeps_its_id_or_gets_one() {
+        assert_eq!(call(Method::GET, "/fine", Some("abc")).await.1.as_deref(), Some("abc"));
+        assert_eq!(call(Method::GET, "/fine", None).await.1.unwrap().len(), 36);
+        let (status, id, body) = call(Method::GET, "/fine", Some("a b")).await;
+        assert_eq!((status, &body["error"]["param"]), (StatusCode::BAD_REQUEST, &Value::from(REQUEST_ID)));
+        assert_eq!(id.unwrap().len(), 36);
+    }
+
+    #[tokio::test]
+    async fn a_body_beyond_the_limit_is_too_large() {
+        let read = |size| read(Body::from(vec![b' '; size]), 10);
+        assert_eq!(read(10).await.unwrap().len(), 10);
+        let response = read(11).await.unwrap_err().into_response();
+        assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_comes_is_given_up() {
+        let body = Body::from_stream(futures::stream::pending::<std::io::Result<Bytes>>());
+        let response = read(body, 10).await.unwrap_err().into_response();
+        assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
+    }
+}
