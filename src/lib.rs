@@ -9,13 +9,17 @@
 //! - [`llm`]: the `Provider` seam and its backends.
 //! - [`cache`]: exact lookup, semantic lookup, and the decision whether a near entry may be served.
 //! - [`gateway`]: the story of one request, from admission to the remembered answer.
+//! - [`surface`]: what the surfaces share: checks on input, the OpenAI shape, panics, draining.
 //! - [`grpc`]: the gRPC surface, and the only place that names protobuf types.
+//! - [`http`]: the HTTP surface: the OpenAI API, the plain `/chat`, health and metrics.
 
 pub mod cache;
 pub mod config;
 pub mod embed;
 pub mod gateway;
 pub mod grpc;
+pub mod http;
 pub mod llm;
 pub mod store;
+pub mod surface;
 pub mod types;

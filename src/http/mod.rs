@@ -1,0 +1,13 @@
+//! The HTTP surface: the OpenAI API, the plain `/chat`, health and metrics. Nothing below it names an HTTP type.
+
+mod chat;
+mod controls;
+mod embeddings;
+mod error;
+mod health;
+mod models;
+mod openai;
+mod server;
+mod sse;
+
+pub use server::serve;
