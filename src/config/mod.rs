@@ -1,13 +1,34 @@
 //! Settings: built-in defaults, then a TOML file, then `REPRISE_*` from the environment, then `--set`; validated as
-//! a whole before anything starts. Unknown keys are refused.
+//! a whole before anything starts. Unknown keys are refused in every layer, with the nearest known name.
+//!
+//! - `sections`, `provider`: the settings and their defaults.
+//! - `schema`: the same keys as data, to check names and types before anything is deserialised.
+//! - `names`: how a key is written, and which known one was meant by an unknown one.
+//! - `layers`: from the layers to one [`Config`].
+//! - `validate`: what must hold between and within values.
+//! - `print`: the settings in force, as text that can be loaded again.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use crate::types::CacheMode;
+mod duration;
+mod layers;
+mod names;
+mod print;
+mod provider;
+mod schema;
+mod sections;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+pub use layers::{Layer, Loaded, RESERVED, find_file};
+pub use provider::{PriceConfig, ProviderConfig, ProviderKind};
+pub use sections::{
+    AudienceRule, Cache, CacheOverride, Device, Embedding, EntryBackend, Limits, Log, LogFormat, Models,
+    NamespaceConfig, Server, Stores, VectorBackend,
+};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -31,255 +52,6 @@ pub struct Config {
     pub prices: BTreeMap<String, PriceConfig>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Server {
-    pub grpc_addr: SocketAddr,
-    pub http_addr: SocketAddr,
-    /// Longest a request may take when it brings no deadline of its own.
-    #[serde(with = "duration")]
-    pub request_timeout: Duration,
-    /// How long running requests may go on after SIGTERM.
-    #[serde(with = "duration")]
-    pub drain_timeout: Duration,
-    /// Largest request body or gRPC message, in bytes.
-    pub max_body_bytes: usize,
-    /// Tenants that are served; empty means any.
-    pub tenants: Vec<String>,
-}
-
-/// Defaults of every namespace; the same keys stand in `[namespaces.<name>.cache]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Cache {
-    pub mode: CacheMode,
-    /// Lowest cosine similarity that is served.
-    pub min_similarity: f32,
-    /// How long an entry may be served.
-    #[serde(with = "duration")]
-    pub ttl: Duration,
-    /// Candidates the vector store is asked for.
-    pub top_k: usize,
-    /// Longest a lookup may take in all its steps, embedding included; then the request goes upstream.
-    #[serde(with = "duration")]
-    pub lookup_budget: Duration,
-    /// `shared`: entries serve everybody in the namespace. `user`: the OpenAI field `user` (or the gRPC one) narrows
-    /// them to that user.
-    pub audience: AudienceRule,
-    /// Whether prompts that ask for the present moment ("today", "right now", "现在") bypass the cache.
-    pub bypass_time_sensitive: bool,
-    /// Answers larger than this, in bytes, are not remembered.
-    pub max_entry_bytes: usize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AudienceRule {
-    #[default]
-    Shared,
-    User,
-}
-
-/// A namespace's own settings; what is absent comes from `[cache]`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct NamespaceConfig {
-    pub cache: CacheOverride,
-}
-
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct CacheOverride {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mode: Option<CacheMode>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub min_similarity: Option<f32>,
-    #[serde(skip_serializing_if = "Option::is_none", with = "optional_duration")]
-    pub ttl: Option<Duration>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub top_k: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none", with = "optional_duration")]
-    pub lookup_budget: Option<Duration>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub audience: Option<AudienceRule>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bypass_time_sensitive: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_entry_bytes: Option<usize>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Stores {
-    pub entries: EntryBackend,
-    pub vectors: VectorBackend,
-    pub redis_url: String,
-    /// Seed nodes of a Redis Cluster; when set, `redis_url` is not used.
-    pub redis_cluster_urls: Vec<String>,
-    /// Prefix of every key in Redis.
-    pub redis_prefix: String,
-    pub qdrant_url: String,
-    /// Environment variable that holds the Qdrant API key.
-    pub qdrant_api_key_env: Option<String>,
-    pub qdrant_collection: String,
-    /// Keep int8 copies of the vectors in memory and rescore with the originals.
-    pub qdrant_quantization: bool,
-    /// Longest one call to Redis or Qdrant may take.
-    #[serde(with = "duration")]
-    pub timeout: Duration,
-    /// Memory for entries kept in process, in bytes.
-    pub l1_bytes: u64,
-    /// Room for entries in the SQLite file, in bytes of bodies; the least recently used go first.
-    pub max_bytes: u64,
-    /// Answers waiting to be written; beyond it, new ones are dropped and counted.
-    pub write_queue: usize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EntryBackend {
-    #[default]
-    Sqlite,
-    Redis,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum VectorBackend {
-    #[default]
-    Flat,
-    Qdrant,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Embedding {
-    /// Name in the models manifest.
-    pub model: String,
-    pub device: Device,
-    /// Threads of the forward pass; 0 means one per core.
-    pub threads: usize,
-    /// Most tokens in one batch.
-    pub batch_tokens: usize,
-    /// Texts waiting for a batch; beyond it, callers are refused.
-    pub queue: usize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Device {
-    #[default]
-    Cpu,
-    Cuda,
-}
-
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Models {
-    /// Where model files are kept; `<data_dir>/models` unless told.
-    pub dir: Option<PathBuf>,
-    /// A folder with model files from elsewhere, tried before any download.
-    pub local_dir: Option<PathBuf>,
-    /// Never download.
-    pub offline: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limits {
-    pub max_messages: usize,
-    /// Content of all messages of a request together.
-    pub max_prompt_bytes: usize,
-    /// Texts in one `Embed` or `CompleteBatch` call.
-    pub max_batch: usize,
-    /// Requests worked on at once; beyond it, callers are refused.
-    pub max_concurrent: usize,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Log {
-    pub format: LogFormat,
-    /// Filter in the form of `tracing`, for example `info,reprise=debug`.
-    pub level: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    #[default]
-    Human,
-    Json,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ProviderConfig {
-    pub name: String,
-    pub kind: ProviderKind,
-    /// Models it serves; `*` stands for any.
-    #[serde(default)]
-    pub models: Vec<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base_url: Option<String>,
-    /// Environment variable that holds the API key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub api_key_env: Option<String>,
-    /// File that holds the API key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub api_key_file: Option<PathBuf>,
-    #[serde(default = "default_connect_timeout", with = "duration")]
-    pub connect_timeout: Duration,
-    /// Longest wait for the whole answer.
-    #[serde(default = "default_provider_timeout", with = "duration")]
-    pub timeout: Duration,
-    /// `scripted` only: wait before the first token.
-    #[serde(default, with = "duration")]
-    pub latency: Duration,
-    /// `scripted` only: wait between tokens.
-    #[serde(default, with = "duration")]
-    pub token_latency: Duration,
-    /// `scripted` only: tokens in an answer.
-    #[serde(default = "default_scripted_tokens")]
-    pub tokens: u32,
-    /// `scripted` only: share of requests that fail, from 0 to 1.
-    #[serde(default)]
-    pub error_rate: f64,
-    /// `scripted` only: how they fail: `unavailable`, `rate_limited`, `timeout`, `invalid`, `cut` (mid-stream).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ProviderKind {
-    Openai,
-    Anthropic,
-    Local,
-    Scripted,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PriceConfig {
-    /// Dollars per million prompt tokens, as a decimal in quotes: `"0.15"`.
-    pub input: rust_decimal::Decimal,
-    /// Dollars per million completion tokens.
-    pub output: rust_decimal::Decimal,
-}
-
-fn default_connect_timeout() -> Duration {
-    Duration::from_secs(5)
-}
-
-fn default_provider_timeout() -> Duration {
-    Duration::from_secs(120)
-}
-
-fn default_scripted_tokens() -> u32 {
-    24
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -299,72 +71,6 @@ impl Default for Config {
     }
 }
 
-impl Default for Server {
-    fn default() -> Self {
-        Self {
-            grpc_addr: SocketAddr::from(([127, 0, 0, 1], 7070)),
-            http_addr: SocketAddr::from(([127, 0, 0, 1], 7071)),
-            request_timeout: Duration::from_secs(300),
-            drain_timeout: Duration::from_secs(20),
-            max_body_bytes: 8 << 20,
-            tenants: Vec::new(),
-        }
-    }
-}
-
-impl Default for Cache {
-    fn default() -> Self {
-        Self {
-            mode: CacheMode::On,
-            min_similarity: 0.95,
-            ttl: Duration::from_secs(24 * 3600),
-            top_k: 8,
-            lookup_budget: Duration::from_millis(250),
-            audience: AudienceRule::Shared,
-            bypass_time_sensitive: true,
-            max_entry_bytes: 1 << 20,
-        }
-    }
-}
-
-impl Default for Stores {
-    fn default() -> Self {
-        Self {
-            entries: EntryBackend::Sqlite,
-            vectors: VectorBackend::Flat,
-            redis_url: "redis://127.0.0.1:6379".into(),
-            redis_cluster_urls: Vec::new(),
-            redis_prefix: "reprise".into(),
-            qdrant_url: "http://127.0.0.1:6334".into(),
-            qdrant_api_key_env: None,
-            qdrant_collection: "reprise".into(),
-            qdrant_quantization: false,
-            timeout: Duration::from_millis(200),
-            l1_bytes: 256 << 20,
-            max_bytes: 8 << 30,
-            write_queue: 10_000,
-        }
-    }
-}
-
-impl Default for Embedding {
-    fn default() -> Self {
-        Self { model: "all-MiniLM-L6-v2".into(), device: Device::Cpu, threads: 0, batch_tokens: 2048, queue: 1024 }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { max_messages: 2048, max_prompt_bytes: 1 << 20, max_batch: 1024, max_concurrent: 1024 }
-    }
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { format: LogFormat::Human, level: "info".into() }
-    }
-}
-
 impl Config {
     /// The cache settings in force in a namespace.
     pub fn cache_of(&self, namespace: &str) -> Cache {
@@ -379,38 +85,5 @@ impl Config {
             bypass_time_sensitive: own.bypass_time_sensitive.unwrap_or(self.cache.bypass_time_sensitive),
             max_entry_bytes: own.max_entry_bytes.unwrap_or(self.cache.max_entry_bytes),
         }
-    }
-}
-
-/// Durations in text: `"250ms"`, `"24h"`.
-mod duration {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-    use std::time::Duration;
-
-    pub fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_duration(*value))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text).map_err(|e| {
-            D::Error::custom(format!("{text:?} is not a duration ({e}); write for example \"250ms\" or \"24h\""))
-        })
-    }
-}
-
-mod optional_duration {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use std::time::Duration;
-
-    #[derive(Serialize, Deserialize)]
-    struct Wrapped(#[serde(with = "super::duration")] Duration);
-
-    pub fn serialize<S: Serializer>(value: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-        value.map(Wrapped).serialize(serializer)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-        Option::<Wrapped>::deserialize(deserializer).map(|w| w.map(|w| w.0))
     }
 }
