@@ -1,9 +1,16 @@
 //! Vectors, with the scope they may be compared in and the key of the entry they stand for. No bodies here.
 
+#[cfg(test)]
+mod contract;
+pub mod flat;
+
 use async_trait::async_trait;
 use std::sync::Arc;
 
-use crate::types::{EntryKey, Owner, Result, ScopeId, Similarity, Tag, UnixMillis};
+use crate::types::{EntryKey, Error, Owner, Result, ScopeId, Similarity, Tag, UnixMillis};
+
+/// How far the length of a vector may be from 1.
+const LENGTH_TOLERANCE: f32 = 1e-3;
 
 /// Finds the entries of a scope whose vectors are closest to a given one.
 ///
@@ -54,4 +61,33 @@ pub struct Point {
 pub struct Match {
     pub key: EntryKey,
     pub similarity: Similarity,
+}
+
+/// Refuses a vector that cannot be compared: of other than `dim` values, not finite, or not of unit length.
+fn check_vector(vector: &[f32], dim: usize) -> Result<()> {
+    if vector.len() != dim {
+        return Err(Error::invalid("vector", format!("has {} values; this store holds {dim}", vector.len())));
+    }
+    let length = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+    if !length.is_finite() {
+        return Err(Error::invalid("vector", "has values that are not finite"));
+    }
+    if (length - 1.0).abs() > f64::from(LENGTH_TOLERANCE) {
+        return Err(Error::invalid("vector", format!("has length {length:.4}; only unit vectors are compared")));
+    }
+    Ok(())
+}
+
+fn check_points(points: &[Point], dim: usize) -> Result<()> {
+    points.iter().try_for_each(|point| check_vector(&point.vector, dim))
+}
+
+/// The owner as one text. Ids hold no white space, so no two owners share it (a slash would not do: ids may hold one).
+fn owner_text(owner: &Owner) -> String {
+    format!("{} {}", owner.tenant, owner.namespace)
+}
+
+/// The document of a dependency `id@version`. Ids may hold an `@` too; the version is what follows the last one.
+fn document_id(dependency: &str) -> &str {
+    dependency.rsplit_once('@').map_or(dependency, |(id, _)| id)
 }

@@ -1,0 +1,101 @@
+//! Unit vectors in 8 bits a value, with a proven bound on what a dot product loses by it.
+
+use super::kernels::MAX_CODE;
+use crate::store::vector::LENGTH_TOLERANCE;
+
+/// What codes stand for: value = `scale` * code, and `error` is the length of what that leaves out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scale {
+    pub scale: f32,
+    pub error: f32,
+}
+
+/// Writes the codes of `vector` (finite values) into `codes`, of the same length.
+///
+/// Each value is rounded to the nearest multiple of max|x| / 127. The error's length is computed, in f64, rather than
+/// taken as its worst case: that halves the bound.
+pub fn quantise(vector: &[f32], codes: &mut [i8]) -> Scale {
+    let largest = vector.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+    let scale = largest / f32::from(MAX_CODE);
+    let mut squares = 0.0f64;
+    for (&x, code) in vector.iter().zip(codes) {
+        let rounded = if scale > 0.0 { (x / scale).round() } else { 0.0 };
+        *code = rounded.clamp(-f32::from(MAX_CODE), f32::from(MAX_CODE)) as i8;
+        let left_out = f64::from(x) - f64::from(scale) * f64::from(*code);
+        squares += left_out * left_out;
+    }
+    Scale { scale, error: (squares.sqrt() as f32).next_up() }
+}
+
+/// Bounds the f32 dot product of two unit vectors from that of their codes.
+///
+/// With x = s c + e and q = t d + f (scale * codes + what is left out), x.q = s t c.d + (s c).f + e.q, so by
+/// Cauchy-Schwarz |x.q - s t c.d| <= |s c| |f| + |e| |q| <= (L + |e|) |f| + |e| L, with L the longest vector accepted.
+/// On top comes the rounding of f32 sums of n products, at most n 2^-24 L^2 for each of the few sums involved.
+#[derive(Debug, Clone, Copy)]
+pub struct Bound {
+    query: Scale,
+    rounding: f32,
+}
+
+const LONGEST: f32 = 1.0 + LENGTH_TOLERANCE;
+
+impl Bound {
+    /// For comparisons with a query of that scale, of vectors of `dim` values.
+    pub fn new(query: Scale, dim: usize) -> Self {
+        Self { query, rounding: (dim + 16) as f32 * f32::EPSILON }
+    }
+
+    /// The dot product as far as the codes tell it.
+    pub fn estimate(&self, row: Scale, dot: i32) -> f32 {
+        row.scale * self.query.scale * dot as f32
+    }
+
+    /// How far the f32 dot product may be from the estimate, up or down.
+    pub fn margin(&self, row: Scale) -> f32 {
+        row.error * (LONGEST + self.query.error) + LONGEST * self.query.error + self.rounding
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::vector::flat::kernels::{dot_f32, dots_i8};
+    use proptest::prelude::*;
+
+    fn unit(values: &[f32]) -> Vec<f32> {
+        let length = values.iter().map(|x| x * x).sum::<f32>().sqrt();
+        values.iter().map(|x| x / length).collect()
+    }
+
+    #[test]
+    fn the_largest_value_takes_the_largest_code_and_small_ones_vanish() {
+        let mut codes = [0; 4];
+        let scale = quantise(&[0.8, -0.6, 0.001, 0.0], &mut codes);
+        assert_eq!(codes, [127, -95, 0, 0]);
+        assert!((scale.scale - 0.8 / 127.0).abs() < 1e-9);
+        assert_eq!(quantise(&[0.0; 4], &mut codes).scale, 0.0);
+        assert_eq!(codes, [0; 4]);
+    }
+
+    proptest! {
+        #[test]
+        fn the_f32_dot_product_is_within_the_margin(
+            values in prop::collection::vec((-1.0f32..1.0, -1.0f32..1.0), 1..400),
+            spike in 0.0f32..50.0,
+        ) {
+            let (mut x, mut q): (Vec<f32>, Vec<f32>) = values.into_iter().unzip();
+            x[0] += spike;
+            q[0] += 0.1;
+            prop_assume!(x.iter().any(|v| v.abs() > 1e-3));
+            let (x, q) = (unit(&x), unit(&q));
+            let (mut c, mut d) = (vec![0; x.len()], vec![0; q.len()]);
+            let (row, query) = (quantise(&x, &mut c), quantise(&q, &mut d));
+            let mut dot = [0];
+            dots_i8(&d, &c, &mut dot);
+            let bound = Bound::new(query, x.len());
+            let off = (dot_f32(&x, &q) - bound.estimate(row, dot[0])).abs();
+            prop_assert!(off <= bound.margin(row), "{off} > {}", bound.margin(row));
+        }
+    }
+}

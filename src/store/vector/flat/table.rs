@@ -1,0 +1,197 @@
+//! The rows on disk: plain SQL over the shared SQLite file. Tags and documents live here only; memory has no need of
+//! them.
+
+use futures::TryStreamExt;
+use sqlx::{Row as _, SqliteConnection, SqlitePool};
+use std::sync::Arc;
+
+use super::rows::Row;
+use crate::store::vector::{Point, document_id, owner_text};
+use crate::types::{EntryKey, Owner, Result, ScopeId, UnixMillis};
+
+/// The component's name and its schema, step by step (see [`crate::store::sqlite::Sqlite::migrate`]).
+///
+/// A space is one embedding model and dimension; vectors of different spaces are never compared. A vector is its
+/// values as little-endian f32, so that reading it is a copy.
+pub const COMPONENT: &str = "vectors";
+pub const SCHEMA: &[&str] = &["
+    CREATE TABLE vector_spaces (
+        id INTEGER PRIMARY KEY, model TEXT NOT NULL, dim INTEGER NOT NULL, UNIQUE (model, dim)
+    ) STRICT;
+    CREATE TABLE vector_points (
+        id INTEGER PRIMARY KEY, space INTEGER NOT NULL, key BLOB NOT NULL, scope BLOB NOT NULL, owner TEXT NOT NULL,
+        expires INTEGER NOT NULL, vector BLOB NOT NULL, UNIQUE (key, space)
+    ) STRICT;
+    CREATE INDEX vector_points_expires ON vector_points (expires);
+    CREATE TABLE vector_labels (
+        owner TEXT NOT NULL, kind INTEGER NOT NULL, label TEXT NOT NULL, point INTEGER NOT NULL,
+        PRIMARY KEY (owner, kind, label, point)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX vector_labels_point ON vector_labels (point);
+    CREATE TRIGGER vector_points_unlabel AFTER DELETE ON vector_points BEGIN
+        DELETE FROM vector_labels WHERE point = old.id;
+    END;
+"];
+
+/// What a label of a point is. The numbers are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Label {
+    Tag = 0,
+    Document = 1,
+}
+
+/// A deleted row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone {
+    pub key: EntryKey,
+    pub space: i64,
+    pub expires: UnixMillis,
+}
+
+/// The id of a model's space, which is made when it is not there, and how many rows other spaces hold.
+pub async fn space(connection: &mut SqliteConnection, model: &str, dim: i64) -> Result<(i64, u64)> {
+    let sql = "INSERT INTO vector_spaces (model, dim) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    sqlx::query(sql).bind(model).bind(dim).execute(&mut *connection).await?;
+    let sql = "SELECT id FROM vector_spaces WHERE model = $1 AND dim = $2";
+    let id: i64 = sqlx::query(sql).bind(model).bind(dim).fetch_one(&mut *connection).await?.try_get(0)?;
+    let sql = "SELECT count(*) FROM vector_points WHERE space <> $1";
+    let others: i64 = sqlx::query(sql).bind(id).fetch_one(connection).await?.try_get(0)?;
+    Ok((id, others.unsigned_abs()))
+}
+
+/// Hands every live row of a space to `each`. Gives the number of rows that do not decode; they are left out.
+pub async fn load(
+    pool: &SqlitePool,
+    space: i64,
+    dim: usize,
+    now: UnixMillis,
+    mut each: impl FnMut(ScopeId, Row),
+) -> Result<u64> {
+    let sql = "SELECT key, scope, expires, vector FROM vector_points WHERE space = $1 AND expires > $2";
+    let mut rows = sqlx::query(sql).bind(space).bind(to_stored(now)).fetch(pool);
+    let mut broken = 0;
+    while let Some(row) = rows.try_next().await? {
+        let (key, scope, vector) = (row.try_get::<&[u8], _>(0)?, row.try_get::<&[u8], _>(1)?, row.try_get(3)?);
+        match (key.try_into(), scope.try_into(), decode(vector, dim)) {
+            (Ok(key), Ok(scope), Some(vector)) => {
+                let key = EntryKey::from_bytes(key);
+                each(ScopeId::from_bytes(scope), Row { key, expires: from_stored(row.try_get(2)?), vector });
+            }
+            _ => broken += 1,
+        }
+    }
+    Ok(broken)
+}
+
+/// Writes a point, in place of one with the same key.
+pub async fn insert(connection: &mut SqliteConnection, space: i64, point: &Point) -> Result<()> {
+    let sql = "DELETE FROM vector_points WHERE key = $1 AND space = $2";
+    sqlx::query(sql).bind(&point.key.as_bytes()[..]).bind(space).execute(&mut *connection).await?;
+    let owner = owner_text(&point.owner);
+    let sql = "INSERT INTO vector_points (space, key, scope, owner, expires, vector) VALUES ($1, $2, $3, $4, $5, $6)";
+    let id = sqlx::query(sql)
+        .bind(space)
+        .bind(&point.key.as_bytes()[..])
+        .bind(&point.scope.as_bytes()[..])
+        .bind(&owner)
+        .bind(to_stored(point.expires))
+        .bind(encode(&point.vector))
+        .execute(&mut *connection)
+        .await?
+        .last_insert_rowid();
+    let tags = point.tags.iter().map(|tag| (Label::Tag, tag.as_str()));
+    let documents = point.depends_on.iter().map(|dependency| (Label::Document, document_id(dependency)));
+    for (kind, label) in tags.chain(documents) {
+        let sql =
+            "INSERT INTO vector_labels (owner, kind, label, point) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
+        sqlx::query(sql).bind(&owner).bind(kind as i64).bind(label).bind(id).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Deletes a key's rows, in all spaces: an answer that must go must not come back with an earlier model.
+pub async fn delete(connection: &mut SqliteConnection, key: &EntryKey) -> Result<Vec<Gone>> {
+    let sql = "DELETE FROM vector_points WHERE key = $1 RETURNING key, space, expires";
+    gone(sqlx::query(sql).bind(&key.as_bytes()[..]).fetch_all(connection).await?)
+}
+
+/// Deletes an owner's rows with that label, in all spaces.
+pub async fn delete_labelled(
+    connection: &mut SqliteConnection,
+    owner: &Owner,
+    kind: Label,
+    label: &str,
+) -> Result<Vec<Gone>> {
+    let sql = "DELETE FROM vector_points
+        WHERE id IN (SELECT point FROM vector_labels WHERE owner = $1 AND kind = $2 AND label = $3)
+        RETURNING key, space, expires";
+    let query = sqlx::query(sql).bind(owner_text(owner)).bind(kind as i64).bind(label);
+    gone(query.fetch_all(connection).await?)
+}
+
+/// Deletes up to `limit` expired rows, in all spaces.
+pub async fn delete_expired(connection: &mut SqliteConnection, now: UnixMillis, limit: i64) -> Result<Vec<Gone>> {
+    let sql = "DELETE FROM vector_points
+        WHERE id IN (SELECT id FROM vector_points WHERE expires <= $1 LIMIT $2) RETURNING key, space, expires";
+    gone(sqlx::query(sql).bind(to_stored(now)).bind(limit).fetch_all(connection).await?)
+}
+
+fn gone(rows: Vec<sqlx::sqlite::SqliteRow>) -> Result<Vec<Gone>> {
+    let mut gone = Vec::with_capacity(rows.len());
+    for row in rows {
+        // A row whose key does not decode was never loaded.
+        if let Ok(key) = row.try_get::<&[u8], _>(0)?.try_into() {
+            let (space, expires) = (row.try_get(1)?, from_stored(row.try_get(2)?));
+            gone.push(Gone { key: EntryKey::from_bytes(key), space, expires });
+        }
+    }
+    Ok(gone)
+}
+
+fn encode(vector: &[f32]) -> Vec<u8> {
+    vector.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+/// `None` when it is not `dim` finite values.
+fn decode(bytes: &[u8], dim: usize) -> Option<Arc<[f32]>> {
+    let (values, rest) = bytes.as_chunks::<4>();
+    if values.len() != dim || !rest.is_empty() {
+        return None;
+    }
+    let vector: Arc<[f32]> = values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    vector.iter().all(|x| x.is_finite()).then_some(vector)
+}
+
+/// SQLite's integers are signed; a time past its range is one that never comes.
+fn to_stored(time: UnixMillis) -> i64 {
+    i64::try_from(time.0).unwrap_or(i64::MAX)
+}
+
+fn from_stored(time: i64) -> UnixMillis {
+    UnixMillis(u64::try_from(time).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vector_comes_back_bit_for_bit() {
+        let vector = [1.5, -0.0, f32::MIN_POSITIVE, -1.0e-40];
+        let back = decode(&encode(&vector), 4).unwrap();
+        assert_eq!(back.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), vector.map(f32::to_bits));
+    }
+
+    #[test]
+    fn bytes_that_are_no_vector_of_that_dimension_are_refused() {
+        assert_eq!(decode(&encode(&[1.0, 0.0]), 3), None);
+        assert_eq!(decode(&[0; 9], 2), None);
+        assert_eq!(decode(&encode(&[f32::NAN, 0.0]), 2), None);
+    }
+
+    #[test]
+    fn a_time_past_the_range_of_sqlite_stays_in_the_future() {
+        assert_eq!(from_stored(to_stored(UnixMillis(u64::MAX))), UnixMillis(i64::MAX as u64));
+        assert_eq!(from_stored(to_stored(UnixMillis(12))), UnixMillis(12));
+    }
+}

@@ -1,0 +1,151 @@
+use super::*;
+use crate::store::vector::contract::{DIM, Opened, contract_tests, key, owner, point, scope, tag, unit};
+use futures::FutureExt;
+use std::path::Path;
+
+contract_tests!(opened);
+
+async fn opened() -> Opened {
+    let folder = tempfile::tempdir().unwrap();
+    let (sqlite, flat) = open(folder.path(), "model").await;
+    let store: Arc<dyn VectorStore> = Arc::new(flat);
+    let closing = Arc::clone(&store);
+    let cleanup = async move {
+        closing.close().await.unwrap();
+        sqlite.close().await;
+        drop(folder);
+    };
+    Opened { store, cleanup: cleanup.boxed() }
+}
+
+async fn open(folder: &Path, model: &str) -> (Arc<Sqlite>, Flat) {
+    let sqlite = Sqlite::open(folder).await.unwrap();
+    let flat = Flat::open(Arc::clone(&sqlite), model, DIM).await.unwrap();
+    (sqlite, flat)
+}
+
+async fn close((sqlite, flat): (Arc<Sqlite>, Flat)) {
+    flat.close().await.unwrap();
+    sqlite.close().await;
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sqlite, flat) = open(folder.path(), "model").await;
+    flat.upsert((0..600).map(|n| point(n, (n % 2) as u8)).collect()).await.unwrap();
+    flat.upsert(vec![Point { tags: vec![tag("a")], depends_on: vec!["faq@1".into()], ..point(0, 7) }]).await.unwrap();
+    flat.delete(&[key(1), key(2)]).await.unwrap();
+    let before = flat.search(&scope(1), &unit(3, DIM), 20).await.unwrap();
+    close((sqlite, flat)).await;
+
+    let (sqlite, flat) = open(folder.path(), "model").await;
+    assert_eq!(flat.count(None).await.unwrap(), 598);
+    assert_eq!(flat.search(&scope(1), &unit(3, DIM), 20).await.unwrap(), before);
+    assert_eq!(flat.count(Some(&scope(7))).await.unwrap(), 1);
+    assert_eq!(flat.delete_by_tag(&owner("acme", "support"), &tag("a")).await.unwrap(), 1, "tags are kept too");
+    assert_eq!(flat.count(Some(&scope(7))).await.unwrap(), 0);
+    close((sqlite, flat)).await;
+}
+
+#[tokio::test]
+async fn vectors_of_another_model_are_not_compared_and_come_back_with_theirs() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = open(folder.path(), "first").await;
+    first.1.upsert(vec![point(1, 1), point(2, 1), point(3, 1)]).await.unwrap();
+    close(first).await;
+
+    let second = open(folder.path(), "second").await;
+    assert_eq!(second.1.count(None).await.unwrap(), 0);
+    second.1.upsert(vec![point(1, 1)]).await.unwrap();
+    assert_eq!(second.1.delete(&[key(1), key(2)]).await.unwrap(), 1, "counts its own, deletes both models'");
+    close(second).await;
+
+    let first = open(folder.path(), "first").await;
+    let found = first.1.search(&scope(1), &unit(1, DIM), 10).await.unwrap();
+    assert_eq!(found.iter().map(|m| m.key).collect::<Vec<_>>(), [key(3)]);
+    close(first).await;
+}
+
+#[tokio::test]
+async fn another_dimension_of_the_same_model_is_another_space() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = open(folder.path(), "model").await;
+    first.1.upsert(vec![point(1, 1)]).await.unwrap();
+    close(first).await;
+    let sqlite = Sqlite::open(folder.path()).await.unwrap();
+    let flat = Flat::open(Arc::clone(&sqlite), "model", 8).await.unwrap();
+    assert_eq!(flat.search(&scope(1), &unit(1, 8), 3).await.unwrap(), []);
+    assert_eq!(Flat::open(Arc::clone(&sqlite), "model", 0).await.err().unwrap().kind, ErrorKind::InvalidArgument);
+    close((sqlite, flat)).await;
+}
+
+#[tokio::test]
+async fn expired_rows_are_swept_from_file_and_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = Sqlite::open(folder.path()).await.unwrap();
+    sqlite.migrate(table::COMPONENT, table::SCHEMA).await.unwrap();
+    let mut writer = Writer { sqlite: Arc::clone(&sqlite), space: 1, index: IndexWriter::new() };
+    let points = (0..1500).map(|n| Point { expires: UnixMillis(5), ..point(n, 1) }).chain([point(9_999, 1)]).collect();
+    let (reply, outcome) = oneshot::channel();
+    writer.commit(vec![Request { change: Change::Upsert(points), reply }]).await;
+    assert_eq!(outcome.await.unwrap().unwrap(), 0);
+
+    assert!(!writer.sweep(UnixMillis(4)).await.unwrap());
+    assert_eq!(writer.index.len(), 1501, "nothing has expired yet");
+    assert!(writer.sweep(UnixMillis(5)).await.unwrap(), "there is more than one sweep takes");
+    assert!(!writer.sweep(UnixMillis(5)).await.unwrap());
+    assert_eq!(writer.index.len(), 1);
+    let stored = sqlx::query("SELECT 1 FROM vector_points").fetch_all(sqlite.reader()).await.unwrap();
+    assert_eq!(stored.len(), 1);
+    sqlite.close().await;
+}
+
+#[tokio::test]
+async fn a_row_that_does_not_decode_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sqlite, flat) = open(folder.path(), "model").await;
+    flat.upsert(vec![point(1, 1), point(2, 1)]).await.unwrap();
+    let damage = "UPDATE vector_points SET vector = x'00' WHERE key = $1";
+    let damaged = sqlite
+        .write(move |c| Box::pin(async move { Ok(sqlx::query(damage).bind(&key(1).as_bytes()[..]).execute(c).await?) }))
+        .await;
+    assert_eq!(damaged.unwrap().rows_affected(), 1);
+    close((sqlite, flat)).await;
+    let (sqlite, flat) = open(folder.path(), "model").await;
+    assert_eq!(flat.count(None).await.unwrap(), 1);
+    assert_eq!(flat.delete(&[key(1)]).await.unwrap(), 1, "it can still be deleted");
+    close((sqlite, flat)).await;
+}
+
+#[tokio::test]
+async fn a_closed_store_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sqlite, flat) = open(folder.path(), "model").await;
+    flat.close().await.unwrap();
+    flat.close().await.unwrap();
+    assert_eq!(flat.upsert(vec![point(1, 1)]).await.unwrap_err().kind, ErrorKind::Unavailable);
+    assert_eq!(flat.ping().await.unwrap_err().kind, ErrorKind::Unavailable);
+    sqlite.close().await;
+}
+
+/// Enough rows that the search leaves the caller's thread.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_scope_is_searched_exactly_too() {
+    let mut index = IndexWriter::new();
+    let dim = 512;
+    let vectors: Vec<_> = (0..64).map(|n| unit(n, dim)).collect();
+    for n in 0..20_000u32 {
+        let vector = Arc::clone(&vectors[n as usize % vectors.len()]);
+        index.insert(scope(1), rows::Row { key: key(n), expires: UnixMillis(u64::MAX), vector });
+    }
+    index.insert(scope(1), rows::Row { key: key(77_777), expires: UnixMillis(u64::MAX), vector: unit(777, dim) });
+    let folder = tempfile::tempdir().unwrap();
+    let (sqlite, flat) = open(folder.path(), "model").await;
+    let flat = Flat { dim, index: Arc::clone(index.index()), ..flat };
+    assert!(flat.index.rows(&scope(1)).unwrap().len() * dim > INLINE_CODES);
+    let found = flat.search(&scope(1), &unit(777, dim), 2).await.unwrap();
+    assert_eq!(found[0].key, key(77_777));
+    assert!((found[0].similarity.get() - 1.0).abs() < 1e-5 && found[1].similarity.get() < 0.3, "{found:?}");
+    close((sqlite, flat)).await;
+}
