@@ -5,6 +5,7 @@
 //! - [`types`]: the nouns: identities, scope, exact key, request, answer, entry, error. No I/O.
 //! - [`config`]: every setting, its default and its layers.
 //! - [`store`]: the seams to what is remembered: entries (bodies by exact key) and vectors.
+//! - [`models`]: model files: which there are, where they can be had, that they are the right ones.
 //! - [`embed`]: texts to unit vectors, on the model's own threads.
 //! - [`llm`]: the `Provider` seam and its backends.
 //! - [`gateway`]: the story of one request, from admission to the remembered answer.
@@ -15,5 +16,12 @@ pub mod embed;
 pub mod gateway;
 pub mod grpc;
 pub mod llm;
+pub mod models;
 pub mod store;
 pub mod types;
+
+#[cfg(test)]
+extern crate self as reprise;
+#[cfg(test)]
+#[path = "../tests/support/models.rs"]
+pub(crate) mod test_models;
