@@ -5,6 +5,7 @@
 //! - [`types`]: the nouns: identities, scope, exact key, request, answer, entry, error. No I/O.
 //! - [`config`]: every setting, its default and its layers.
 //! - [`store`]: the seams to what is remembered: entries (bodies by exact key) and vectors.
+//! - [`models`]: model files: which there are, where they can be had, that they are the right ones.
 //! - [`embed`]: texts to unit vectors, on the model's own threads.
 //! - [`llm`]: the `Provider` seam and its backends.
 //! - [`cache`]: exact lookup, semantic lookup, and the decision whether a near entry may be served.
@@ -20,6 +21,13 @@ pub mod gateway;
 pub mod grpc;
 pub mod http;
 pub mod llm;
+pub mod models;
 pub mod store;
 pub mod surface;
 pub mod types;
+
+#[cfg(test)]
+extern crate self as reprise;
+#[cfg(test)]
+#[path = "../tests/support/models.rs"]
+pub(crate) mod test_models;

@@ -1,5 +1,7 @@
 //! Texts to unit vectors, on the model's own threads.
 
+pub mod hashing;
+
 use async_trait::async_trait;
 
 use crate::types::{Embedding, Result};
