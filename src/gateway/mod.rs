@@ -64,6 +64,11 @@ impl Gateway {
         self.inner.cache.embedder().model()
     }
 
+    /// Waits until every answer given out before this call is remembered, at most `limit`; false when time ran out.
+    pub async fn settle(&self, limit: Duration) -> bool {
+        self.inner.remember.settle(limit).await
+    }
+
     /// Writes what waits to be remembered; answers that come later are not remembered.
     pub async fn close(&self) {
         self.inner.remember.close(self.inner.config.server.drain_timeout).await;
