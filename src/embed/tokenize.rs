@@ -4,8 +4,10 @@ use tokenizers::Tokenizer;
 
 use crate::types::{Error, ErrorKind, Result};
 
-/// Characters read per token the model takes, at the first look at a long text. English has about 4 per token.
-const CHARS_PER_TOKEN: usize = 8;
+/// Characters read of a long text per token the model takes, look after look until they give enough tokens. English
+/// has about 4 per token. What lies behind the last look is never read: it would take endless runs of blanks, accents
+/// or letters without a break to get there, and a megabyte of those costs the tokeniser half a second.
+const CHARS_PER_TOKEN: [usize; 3] = [8, 32, 128];
 /// Tokens before the end of a prefix that might come out differently in the whole text, besides its last word: a
 /// special token that the cut went through is read as a few words.
 const MARGIN: usize = 8;
@@ -63,17 +65,17 @@ impl BertTokenizer {
 impl Tokenise for BertTokenizer {
     fn tokenise(&self, text: &str) -> Result<Tokens> {
         let failed = |e| Error::internal(format!("the tokeniser failed: {e}"));
-        let mut chars = self.max_tokens.saturating_mul(CHARS_PER_TOKEN);
-        // A megabyte of text costs no more than its first few hundred words, unless those give too few tokens.
-        while let Some((end, _)) = text.char_indices().nth(chars) {
+        for per_token in CHARS_PER_TOKEN {
+            let Some((end, _)) = text.char_indices().nth(self.max_tokens.saturating_mul(per_token)) else { break };
             let encoding = self.inner.encode(&text[..end], true).map_err(failed)?;
             let words = encoding.get_word_ids();
             let last_word = words.iter().rev().find_map(|word| *word);
             let last_starts = words.iter().position(|word| word.is_some() && *word == last_word).unwrap_or(0);
-            if last_starts.saturating_sub(MARGIN) >= self.max_tokens {
-                return Ok(self.cut(encoding.get_ids().to_vec()));
+            let is_enough = last_starts.saturating_sub(MARGIN) >= self.max_tokens;
+            if is_enough || Some(&per_token) == CHARS_PER_TOKEN.last() {
+                let tokens = self.cut(encoding.get_ids().to_vec());
+                return Ok(Tokens { truncated: true, ..tokens });
             }
-            chars = chars.saturating_mul(4);
         }
         Ok(self.cut(self.inner.encode_fast(text, true).map_err(failed)?.get_ids().to_vec()))
     }
@@ -114,16 +116,24 @@ mod tests {
         let texts = [
             "word ".repeat(100_000),
             "缓存命中率".repeat(20_000),
-            "x".repeat(1 << 20),           // one word, too long for the vocabulary
-            " ".repeat(1 << 20) + "after", // the first token comes late
+            " ".repeat(20_000) + "the first token comes late",
             format!("{} {}", "x".repeat(10_000), "and then words ".repeat(1000)),
             "[SEP]".repeat(5000),
-            "e\u{301}\u{302}".repeat(10_000),
+            "e\u{301}\u{302}".repeat(5000),
         ];
         for text in &texts {
             let whole = tokenizer.cut(tokenizer.inner.encode_fast(text.as_str(), true).unwrap().get_ids().to_vec());
             assert_eq!(tokenizer.tokenise(text).unwrap(), whole, "{}…", text.chars().take(20).collect::<String>());
         }
+    }
+
+    #[test]
+    fn a_text_that_gives_too_few_tokens_is_not_read_to_its_end_and_counts_as_cut() {
+        let Some(tokenizer) = tokenizer() else { return };
+        let late = " ".repeat(1 << 20) + "after";
+        assert_eq!(tokenizer.tokenise(&late).unwrap(), Tokens { ids: vec![101, 102], truncated: true });
+        let unbroken = tokenizer.tokenise(&"x".repeat(1 << 20)).unwrap();
+        assert_eq!(unbroken, Tokens { ids: vec![101, 100, 102], truncated: true }); // 100 is [UNK]
     }
 
     #[test]
