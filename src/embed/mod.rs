@@ -1,10 +1,24 @@
 //! Texts to unit vectors, on the model's own threads.
+//!
+//! A call's way through [`CandleEmbedder`]: [`queue`] (bounded; sheds) -> the tokeniser's thread ([`tokenize`]) ->
+//! batches by token budget -> the model's thread ([`bert`]) -> back to the caller. [`worker`] runs the two threads.
 
+mod bert;
+mod candle;
+#[cfg(test)]
+mod contract;
 pub mod hashing;
+#[cfg(test)]
+mod minilm_tests;
+mod queue;
+mod tokenize;
+mod worker;
 
 use async_trait::async_trait;
 
 use crate::types::{Embedding, Result};
+
+pub use candle::CandleEmbedder;
 
 /// Turns texts into unit vectors of one model.
 #[async_trait]

@@ -1,0 +1,68 @@
+//! The forward pass: candle's stock BERT, mean pooling over the real tokens, unit length.
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use candle_transformers::models::bert::{BertModel, Config};
+use std::sync::Arc;
+
+use crate::types::{Error, ErrorKind, Result};
+
+/// The model as the worker sees it: tokens in, vectors out. Runs on the worker's thread alone.
+pub(super) trait Forward: Send + 'static {
+    /// One unit vector per sequence of token ids, in order. `batch` is not empty, and none of its sequences is.
+    fn forward(&self, batch: &[&[u32]]) -> Result<Vec<Arc<[f32]>>>;
+}
+
+pub(super) struct Bert {
+    model: BertModel,
+    device: Device,
+    /// Its own threads, so that neither the local LLM nor tokio's workers share them.
+    pool: rayon::ThreadPool,
+}
+
+impl Bert {
+    /// `weights`: the bytes of `model.safetensors`. `threads`: at least one.
+    pub(super) fn load(config: &Config, weights: Vec<u8>, device: Device, threads: usize) -> Result<Self> {
+        let corrupt = |e| Error::new(ErrorKind::Corrupt, "model.safetensors does not fit config.json").with_source(e);
+        let weights = VarBuilder::from_buffered_safetensors(weights, DType::F32, &device).map_err(corrupt)?;
+        let model = BertModel::load(weights, config).map_err(corrupt)?;
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|at| format!("embed-{at}"))
+            .build()
+            .map_err(|e| Error::internal("cannot start the model's threads").with_source(e))?;
+        Ok(Self { model, device, pool })
+    }
+
+    fn run(&self, batch: &[&[u32]]) -> candle_core::Result<Vec<Arc<[f32]>>> {
+        let longest = batch.iter().map(|ids| ids.len()).max().unwrap_or(0);
+        let shape = (batch.len(), longest);
+        let padded = |of: fn(&u32) -> u32| -> Vec<u32> {
+            let row = |ids: &&[u32]| {
+                let padding = longest - ids.len();
+                ids.iter().map(of).chain(std::iter::repeat_n(0, padding)).collect::<Vec<_>>()
+            };
+            batch.iter().flat_map(row).collect()
+        };
+        let ids = Tensor::from_vec(padded(|id| *id), shape, &self.device)?;
+        let mask = Tensor::from_vec(padded(|_| 1), shape, &self.device)?;
+        let hidden = self.model.forward(&ids, &ids.zeros_like()?, Some(&mask))?;
+        let mask = mask.to_dtype(DType::F32)?.unsqueeze(2)?; // (texts, tokens, 1)
+        let sum = hidden.broadcast_mul(&mask)?.sum(1)?; // (texts, dim)
+        // The length of the sum and of the mean are alike up to a factor, so the mean needs no division.
+        let unit = sum.broadcast_div(&sum.sqr()?.sum_keepdim(1)?.sqrt()?)?;
+        Ok(unit.to_vec2::<f32>()?.into_iter().map(Arc::from).collect())
+    }
+}
+
+impl Forward for Bert {
+    fn forward(&self, batch: &[&[u32]]) -> Result<Vec<Arc<[f32]>>> {
+        let result = self.pool.install(|| self.run(batch));
+        let vectors = result.map_err(|e| Error::internal("the embedding model failed").with_source(e))?;
+        // Weights of another model can pass every check of shapes and still give NaN: never let that be stored.
+        if vectors.iter().any(|vector| vector.iter().any(|x| !x.is_finite())) {
+            return Err(Error::internal("the embedding model gave values that are not numbers"));
+        }
+        Ok(vectors)
+    }
+}

@@ -1,0 +1,149 @@
+//! Texts to token ids, without paying for what the model will not read.
+
+use tokenizers::Tokenizer;
+
+use crate::types::{Error, ErrorKind, Result};
+
+/// Characters read of a long text per token the model takes, look after look until they give enough tokens. English
+/// has about 4 per token. What lies behind the last look is never read: it would take endless runs of blanks, accents
+/// or letters without a break to get there, and a megabyte of those costs the tokeniser half a second.
+const CHARS_PER_TOKEN: [usize; 3] = [8, 32, 128];
+/// Tokens before the end of a prefix that might come out differently in the whole text, besides its last word: a
+/// special token that the cut went through is read as a few words.
+const MARGIN: usize = 8;
+
+/// Token ids of one text, `[CLS]` and `[SEP]` included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Tokens {
+    pub ids: Vec<u32>,
+    pub truncated: bool,
+}
+
+/// What makes tokens; tests put their own.
+pub(super) trait Tokenise: Send + 'static {
+    fn tokenise(&self, text: &str) -> Result<Tokens>;
+}
+
+/// A `tokenizer.json` of the BERT family: one special token before the text, one after it.
+pub(super) struct BertTokenizer {
+    inner: Tokenizer,
+    max_tokens: usize,
+}
+
+impl BertTokenizer {
+    /// `max_tokens`: most ids of one text, special tokens included. The file's own truncation and padding are not
+    /// used: sentence-transformers writes training-time values there (128 for MiniLM), and batches are padded later.
+    pub(super) fn from_bytes(json: &[u8], max_tokens: usize) -> Result<Self> {
+        let mut inner =
+            Tokenizer::from_bytes(json).map_err(|e| Error::new(ErrorKind::Corrupt, format!("tokenizer.json: {e}")))?;
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| Error::internal(format!("tokenizer.json: {e}")))?;
+        let tokenizer = Self { inner, max_tokens };
+        if tokenizer.tokenise("")?.ids.len() != 2 {
+            let message = "tokenizer.json does not put one special token before and one after a text";
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        Ok(tokenizer)
+    }
+
+    pub(super) fn vocabulary(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// Keeps the last id, which closes the text.
+    fn cut(&self, mut ids: Vec<u32>) -> Tokens {
+        let truncated = ids.len() > self.max_tokens;
+        if truncated {
+            let last = ids.pop();
+            ids.truncate(self.max_tokens.saturating_sub(1));
+            ids.extend(last);
+        }
+        Tokens { ids, truncated }
+    }
+}
+
+impl Tokenise for BertTokenizer {
+    fn tokenise(&self, text: &str) -> Result<Tokens> {
+        let failed = |e| Error::internal(format!("the tokeniser failed: {e}"));
+        for per_token in CHARS_PER_TOKEN {
+            let Some((end, _)) = text.char_indices().nth(self.max_tokens.saturating_mul(per_token)) else { break };
+            let encoding = self.inner.encode(&text[..end], true).map_err(failed)?;
+            let words = encoding.get_word_ids();
+            let last_word = words.iter().rev().find_map(|word| *word);
+            let last_starts = words.iter().position(|word| word.is_some() && *word == last_word).unwrap_or(0);
+            let is_enough = last_starts.saturating_sub(MARGIN) >= self.max_tokens;
+            if is_enough || Some(&per_token) == CHARS_PER_TOKEN.last() {
+                let tokens = self.cut(encoding.get_ids().to_vec());
+                return Ok(Tokens { truncated: true, ..tokens });
+            }
+        }
+        Ok(self.cut(self.inner.encode_fast(text, true).map_err(failed)?.get_ids().to_vec()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn tokenizer() -> Option<BertTokenizer> {
+        let dir = crate::test_models::find_or_pull("all-MiniLM-L6-v2")?;
+        Some(BertTokenizer::from_bytes(&std::fs::read(dir.join("tokenizer.json")).unwrap(), 256).unwrap())
+    }
+
+    #[test]
+    fn texts_become_the_ids_of_the_vocabulary_between_cls_and_sep() {
+        let Some(tokenizer) = tokenizer() else { return };
+        // Ids from vocab.txt: hello 7592, world 2088, ! 999.
+        let tokens = tokenizer.tokenise("Hello, world!").unwrap();
+        assert_eq!(tokens, Tokens { ids: vec![101, 7592, 1010, 2088, 999, 102], truncated: false });
+        assert_eq!(tokenizer.tokenise("").unwrap().ids, [101, 102]);
+        assert_eq!(tokenizer.tokenise(" \n\u{0}\u{200b}").unwrap().ids, [101, 102]);
+    }
+
+    #[test]
+    fn texts_are_cut_at_256_and_say_so() {
+        let Some(tokenizer) = tokenizer() else { return };
+        let exact = tokenizer.tokenise(&"hello ".repeat(254)).unwrap();
+        assert_eq!((exact.ids.len(), exact.truncated), (256, false));
+        let cut = tokenizer.tokenise(&"hello ".repeat(255)).unwrap();
+        assert_eq!((cut.ids, cut.truncated), (exact.ids, true));
+    }
+
+    #[test]
+    fn a_prefix_of_a_long_text_gives_what_the_whole_gives() {
+        let Some(tokenizer) = tokenizer() else { return };
+        let texts = [
+            "word ".repeat(100_000),
+            "缓存命中率".repeat(20_000),
+            " ".repeat(20_000) + "the first token comes late",
+            format!("{} {}", "x".repeat(10_000), "and then words ".repeat(1000)),
+            "[SEP]".repeat(5000),
+            "e\u{301}\u{302}".repeat(5000),
+        ];
+        for text in &texts {
+            let whole = tokenizer.cut(tokenizer.inner.encode_fast(text.as_str(), true).unwrap().get_ids().to_vec());
+            assert_eq!(tokenizer.tokenise(text).unwrap(), whole, "{}…", text.chars().take(20).collect::<String>());
+        }
+    }
+
+    #[test]
+    fn a_text_that_gives_too_few_tokens_is_not_read_to_its_end_and_counts_as_cut() {
+        let Some(tokenizer) = tokenizer() else { return };
+        let late = " ".repeat(1 << 20) + "after";
+        assert_eq!(tokenizer.tokenise(&late).unwrap(), Tokens { ids: vec![101, 102], truncated: true });
+        let unbroken = tokenizer.tokenise(&"x".repeat(1 << 20)).unwrap();
+        assert_eq!(unbroken, Tokens { ids: vec![101, 100, 102], truncated: true }); // 100 is [UNK]
+    }
+
+    #[test]
+    fn no_text_makes_the_tokeniser_fail_or_give_too_many_ids() {
+        let Some(tokenizer) = tokenizer() else { return };
+        proptest!(ProptestConfig::with_cases(200), |(text in ".{0,300}", times in 1usize..20)| {
+            let text = text.repeat(times);
+            let whole = tokenizer.cut(tokenizer.inner.encode_fast(text.as_str(), true).unwrap().get_ids().to_vec());
+            prop_assert!((2..=256).contains(&whole.ids.len()));
+            prop_assert_eq!(tokenizer.tokenise(&text).unwrap(), whole);
+        });
+    }
+}

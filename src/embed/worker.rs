@@ -1,0 +1,172 @@
+//! Two threads that turn the queue's texts into vectors: one tokenises, one runs the model. A batch forms while the
+//! one before it computes; with nothing to wait for, a lone text starts at once.
+
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+
+use super::bert::Forward;
+use super::queue::{Item, Queue, Refused, Reply};
+use super::tokenize::Tokenise;
+use crate::types::{Embedding, Error, ErrorKind, Result};
+
+/// Longest a call may wait for one part of its embeddings. A backstop: callers bring their own deadlines.
+const REPLY_DEADLINE: Duration = Duration::from_secs(300);
+/// Longest the threads may take to finish what is queued when the worker is closed.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(30);
+/// When to come back after a refusal: about one batch of long texts.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// Parts of one large call that are in the queue at a time: one computes, one waits.
+const PARTS_AT_ONCE: usize = 2;
+
+pub(super) struct Worker {
+    queue: Arc<Queue>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Worker {
+    /// `capacity`: texts that may wait. `batch_tokens`: most tokens of a batch, padding included; a longer text
+    /// makes a batch of its own.
+    pub(super) fn start(
+        tokenizer: impl Tokenise,
+        model: impl Forward,
+        capacity: usize,
+        batch_tokens: usize,
+    ) -> Result<Self> {
+        let queue = Arc::new(Queue::new(capacity));
+        let worker = Self { queue: queue.clone(), threads: Mutex::default() };
+        let shared = queue.clone();
+        worker.spawn("embed-tokenise", move || while shared.tokenise_next(|text| tokenizer.tokenise(text)) {})?;
+        worker.spawn("embed-model", move || {
+            while let Some(batch) = queue.next_batch(batch_tokens) {
+                compute(&model, batch);
+            }
+        })?;
+        Ok(worker)
+    }
+
+    /// See [`super::Embedder::embed`]. A call with many texts goes through in parts, so that it never fills the
+    /// queue; only the first part is refused when there is no room, the others wait for it.
+    pub(super) async fn embed(&self, texts: Vec<String>) -> Result<Vec<Embedding>> {
+        let part_size = (self.queue.capacity() / 4).max(1);
+        let mut embeddings = Vec::with_capacity(texts.len());
+        let mut replies = VecDeque::new();
+        let mut texts = texts.into_iter().peekable();
+        while texts.peek().is_some() {
+            let part: Vec<_> = texts.by_ref().take(part_size).collect();
+            let reply = if embeddings.is_empty() && replies.is_empty() {
+                self.queue.push(part).map_err(refused)?
+            } else {
+                timeout(REPLY_DEADLINE, self.push_when_room(part)).await.map_err(|_| too_late())??
+            };
+            replies.push_back(reply);
+            if replies.len() == PARTS_AT_ONCE
+                && let Some(oldest) = replies.pop_front()
+            {
+                embeddings.extend(wait(oldest).await?);
+            }
+        }
+        for reply in replies {
+            embeddings.extend(wait(reply).await?);
+        }
+        Ok(embeddings)
+    }
+
+    /// Refuses new texts, finishes those inside, ends the threads.
+    pub(super) async fn close(&self) -> Result<()> {
+        self.queue.close();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let join = tokio::task::spawn_blocking(move || threads.into_iter().try_for_each(JoinHandle::join));
+        match timeout(CLOSE_DEADLINE, join).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(_) => Err(Error::internal("an embedding thread panicked while it ended")),
+            Err(_) => Err(Error::new(ErrorKind::DeadlineExceeded, "the embedding threads did not end in time")),
+        }
+    }
+
+    /// Runs `work` to its end on a new thread; a panic is counted and `work` starts again.
+    fn spawn(&self, name: &'static str, work: impl Fn() + Send + 'static) -> Result<()> {
+        let supervised = move || {
+            while catch_unwind(AssertUnwindSafe(&work)).is_err() {
+                metrics::counter!("reprise_embed_panics_total", "thread" => name).increment(1);
+                tracing::error!(thread = name, "panic in an embedding thread; its batch failed, the thread goes on");
+            }
+        };
+        let thread = thread::Builder::new().name(name.into()).spawn(supervised);
+        let thread = thread.map_err(|e| Error::internal("cannot start an embedding thread").with_source(e))?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    async fn push_when_room(&self, mut part: Vec<String>) -> Result<Reply> {
+        loop {
+            let room = self.queue.room(); // before the look at the queue, so that no freed place is missed
+            match self.queue.push(part) {
+                Ok(reply) => return Ok(reply),
+                Err(Refused::Full(back)) => part = back,
+                Err(Refused::Closed) => return Err(refused(Refused::Closed)),
+            }
+            let _ = timeout(RETRY_AFTER, room).await; // dead callers leave without a word: look again in any case
+        }
+    }
+}
+
+impl Drop for Worker {
+    /// Callers hold the worker, so none is left: the threads end as soon as their batch does.
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+fn compute(model: &impl Forward, batch: Vec<Item>) {
+    let ids: Vec<&[u32]> = batch.iter().map(|item| item.tokens.ids.as_slice()).collect();
+    let started = Instant::now();
+    let result = model.forward(&ids);
+    report_batch(batch.len(), ids.iter().map(|ids| ids.len()).sum(), started.elapsed());
+    match result {
+        Ok(vectors) if vectors.len() == batch.len() => {
+            batch.into_iter().zip(vectors).for_each(|(item, vector)| item.answer(vector));
+        }
+        Ok(vectors) => {
+            let error = Error::internal(format!("the model gave {} vectors for {} texts", vectors.len(), batch.len()));
+            batch.into_iter().for_each(|item| item.fail(error.clone()));
+        }
+        Err(error) => batch.into_iter().for_each(|item| item.fail(error.clone())),
+    }
+}
+
+async fn wait(reply: Reply) -> Result<Vec<Embedding>> {
+    match timeout(REPLY_DEADLINE, reply).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(Error::internal("an embedding thread panicked on this batch")),
+        Err(_) => Err(too_late()),
+    }
+}
+
+fn refused(why: Refused) -> Error {
+    match why {
+        Refused::Full(_) => {
+            metrics::counter!("reprise_embed_overloaded_total").increment(1);
+            Error::new(ErrorKind::Overloaded, "the embedding queue is full").with_retry_after(RETRY_AFTER)
+        }
+        Refused::Closed => Error::unavailable("the embedder is shut down"),
+    }
+}
+
+fn too_late() -> Error {
+    Error::new(ErrorKind::DeadlineExceeded, format!("no embedding within {} s", REPLY_DEADLINE.as_secs()))
+}
+
+fn report_batch(texts: usize, tokens: usize, took: Duration) {
+    metrics::histogram!("reprise_embed_batch_texts").record(texts as f64);
+    metrics::histogram!("reprise_embed_batch_tokens").record(tokens as f64);
+    metrics::histogram!("reprise_embed_forward_seconds").record(took.as_secs_f64());
+}
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;
