@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::pb;
-use crate::surface::{Violations, chat_from_json, object, parse_answer};
+use crate::surface::{Violations, chat_from_json, object, parse_answer, rename_fields};
 use crate::types::json::parse_strict;
 use crate::types::{Answer, ChatRequest, Content, FinishReason, Message, Result, Role, Stop, Usage};
 
@@ -139,16 +139,10 @@ pub fn answer(wire: Option<pb::Answer>, usage: Option<pb::Usage>, errors: &mut V
     Some(answer)
 }
 
-/// Puts the fields an inner check complained about under the place of the chat request in the message.
+/// Puts the fields the gateway complains of under the place of the chat request in the message.
 pub fn under<T>(at: &str, result: Result<T>) -> Result<T> {
-    result.map_err(|mut error| {
-        for violation in &mut error.violations {
-            if !violation.field.starts_with("answer") {
-                violation.field = format!("{at}.{}", violation.field);
-            }
-        }
-        error
-    })
+    let place = |field: &str| if field.starts_with("answer") { field.to_owned() } else { format!("{at}.{field}") };
+    result.map_err(|error| rename_fields(error, place))
 }
 
 #[cfg(test)]
@@ -283,6 +277,7 @@ mod tests {
     #[test]
     fn fields_the_gateway_complains_of_get_their_place_in_the_message() {
         let complaint = |field| under::<()>("chats[2]", Err(Error::invalid(field, "no"))).unwrap_err();
+        assert_eq!(complaint("messages[0].content").message, "chats[2].messages[0].content: no");
         assert_eq!(fields(complaint("messages[0].content")), ["chats[2].messages[0].content"]);
         assert_eq!(fields(complaint("answer.content")), ["answer.content"]);
     }

@@ -9,8 +9,9 @@ use tonic::{Request, Response, Status, Streaming};
 use super::context::context;
 use super::encode::to_embedding;
 use super::pb::{self, embedding_service_server::EmbeddingService};
+use super::status::clear;
 use crate::gateway::Gateway;
-use crate::surface::{Context, Violations, guard_stream, within};
+use crate::surface::{Context, Violations, guard_stream, rename_fields, within};
 use crate::types::{Embedding, Error, Result};
 
 /// Texts of one stream that are embedded at once; enough to fill the batches of the model.
@@ -56,11 +57,12 @@ impl EmbeddingService for EmbeddingApi {
         let gateway = self.gateway.clone();
         let mut contexts = StreamContext::new(metadata);
         let replies = texts.map(move |message| {
-            let asked = message.and_then(|message| Ok((contexts.next(message.context)?, message.id, message.text)));
+            let asked = message.map_err(clear).and_then(|m| Ok((contexts.next(m.context)?, m.id, m.text)));
             let gateway = gateway.clone();
             async move {
                 let (context, id, text) = asked?;
-                let embeddings = embed(&gateway, &context, vec![text]).await?;
+                let embedded = embed(&gateway, &context, vec![text]).await;
+                let embeddings = embedded.map_err(|error| of_text(error, id))?;
                 let embedding = embeddings.first().ok_or_else(|| Error::internal("the embedder gave no vector"))?;
                 Ok(pb::EmbedStreamResponse { id, embedding: Some(to_embedding(embedding)) })
             }
@@ -71,6 +73,11 @@ impl EmbeddingService for EmbeddingApi {
 
 async fn embed(gateway: &Gateway, context: &Context, texts: Vec<String>) -> Result<Vec<Embedding>> {
     within(context.deadline, gateway.config().server.request_timeout, gateway.embed(&context.owner, texts)).await
+}
+
+/// Says which text of a stream an error is about.
+fn of_text(error: Error, id: u64) -> Error {
+    rename_fields(error, |field| field.replace("texts[0]", "text")).context(format!("text {id}"))
 }
 
 /// The context of each text in a stream: its own, or the one sent last.
@@ -111,6 +118,12 @@ mod tests {
         assert_eq!(tenant(named("acme")), "acme");
         assert_eq!(tenant(None), "acme");
         assert_eq!(tenant(named("other")), "other");
+    }
+
+    #[test]
+    fn an_error_in_a_stream_names_its_text() {
+        let error = of_text(Error::invalid("texts[0]", "is empty"), 7);
+        assert_eq!((&*error.message, &*error.violations[0].field), ("text 7: text: is empty", "text"));
     }
 
     #[test]

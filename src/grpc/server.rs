@@ -15,6 +15,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
+use tower::util::MapResponseLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::cache::CacheApi;
@@ -24,6 +25,7 @@ use super::pb;
 use super::pb::cache_service_server::CacheServiceServer;
 use super::pb::chat_service_server::ChatServiceServer;
 use super::pb::embedding_service_server::EmbeddingServiceServer;
+use super::status::clear;
 use crate::gateway::{Gateway, Health};
 use crate::surface::{caught, until_drained};
 use crate::types::{Error, Result};
@@ -54,6 +56,7 @@ pub async fn serve(
     let broken = |e| Error::internal("the protocol's descriptors do not load").with_source(e);
     let router = Server::builder()
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(MapResponseLayer::new(cleared))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(streams)
@@ -121,4 +124,12 @@ impl Serving {
 /// The reply to a request that panicked.
 fn panicked(panic: Box<dyn Any + Send>) -> http::Response<Body> {
     Status::from(caught(panic)).into_http()
+}
+
+/// A reply that failed before its first message carries its status beside the headers.
+fn cleared(mut response: http::Response<Body>) -> http::Response<Body> {
+    match response.extensions_mut().remove::<Status>() {
+        Some(status) => clear(status).into_http(),
+        None => response,
+    }
 }

@@ -38,6 +38,17 @@ pub fn to_message(error: Error) -> tonic_types::pb::Status {
     })
 }
 
+/// Replaces what the transport says of a message it could not read: bad input is no INTERNAL error, and it has the
+/// details every error has.
+pub fn clear(status: Status) -> Status {
+    let unreadable = match status.code() {
+        Code::Internal => status.message().starts_with("failed to decode Protobuf message"),
+        Code::OutOfRange => status.message().contains("message length too large"),
+        _ => false,
+    };
+    if unreadable { Error::invalid("message", status.message()).into() } else { status }
+}
+
 fn code(kind: ErrorKind) -> Code {
     match kind {
         ErrorKind::InvalidArgument => Code::InvalidArgument,
@@ -122,6 +133,18 @@ mod tests {
         let status = Status::from(Error::internal("é".repeat(1 << 20)));
         assert!(status.message().len() <= MAX_MESSAGE_BYTES + 4);
         assert!(status.details().len() < 4096);
+    }
+
+    #[test]
+    fn a_message_that_does_not_decode_is_bad_input() {
+        let why = "failed to decode Protobuf message: Message.content: invalid string value: data is not UTF-8 encoded";
+        let status = clear(Status::internal(why));
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.get_details_bad_request().unwrap().field_violations[0].description, why);
+        let large =
+            clear(Status::out_of_range("Error, decoded message length too large: found 9 bytes, the limit is 8"));
+        assert_eq!(large.code(), Code::InvalidArgument);
+        assert_eq!(clear(Status::internal("broken")).code(), Code::Internal);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::controls::context;
 use super::error::Failure;
 use super::server::{App, RequestId, read_json};
 use crate::embed::EmbeddingModel;
-use crate::surface::{Violations, from_json, shorten, within};
+use crate::surface::{Violations, from_json, rename_fields, shorten, within};
 use crate::types::{Embedding, Error, ErrorKind, Result};
 
 pub async fn embeddings(
@@ -32,7 +32,8 @@ pub async fn embeddings(
     let model = app.gateway.embedding_model();
     let (texts, format) = asked.check(model)?;
     let limit = app.gateway.config().server.request_timeout;
-    let embedded = within(context.deadline, limit, app.gateway.embed(&context.owner, texts)).await?;
+    let embedded = within(context.deadline, limit, app.gateway.embed(&context.owner, texts)).await;
+    let embedded = embedded.map_err(|error| rename_fields(error, |field| field.replace("texts", "input")))?;
     let reply = serde_json::to_vec(&render(&embedded, format, &model.name));
     let reply = reply.map_err(|e| Error::internal("the reply could not be written").with_source(e))?;
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], reply).into_response())

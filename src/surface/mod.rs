@@ -10,7 +10,7 @@ pub use body::{chat_from_json, from_json, object};
 pub use completion::{add_unknown, finish_reason, is_plain, parse_answer, render_answer, render_usage};
 pub use drain::until_drained;
 pub use panics::{caught, guard, guard_stream};
-pub use violations::{Complaint, Violations, shorten};
+pub use violations::{Complaint, Violations, rename_fields, shorten};
 
 use std::future::Future;
 use std::time::Duration;

@@ -86,6 +86,19 @@ impl From<Error> for Complaint {
     }
 }
 
+/// The same error with its fields named as this surface's callers know them.
+pub fn rename_fields(mut error: Error, name: impl Fn(&str) -> String) -> Error {
+    for violation in &mut error.violations {
+        let inner = std::mem::take(&mut violation.field);
+        violation.field = name(&inner);
+        // The message of an error with one field begins with it.
+        if let Some(rest) = error.message.strip_prefix(&inner).filter(|rest| rest.starts_with(": ")) {
+            error.message = format!("{}{rest}", violation.field);
+        }
+    }
+    error
+}
+
 /// At most `max` bytes of a text, cut between characters.
 pub fn shorten(text: &str, max: usize) -> Cow<'_, str> {
     if text.len() <= max { text.into() } else { format!("{}…", &text[..text.floor_char_boundary(max)]).into() }
@@ -118,6 +131,14 @@ mod tests {
         assert_eq!(error.violations.len(), MAX_TOLD);
         assert!(error.message.ends_with("and 9990 more"), "{}", error.message);
         assert!(error.message.len() < 3000);
+    }
+
+    #[test]
+    fn renamed_fields_stand_in_the_message_too() {
+        let error = rename_fields(Error::invalid("texts[0]", "is empty"), |f| f.replace("texts", "input"));
+        assert_eq!((&*error.violations[0].field, &*error.message), ("input[0]", "input[0]: is empty"));
+        let error = rename_fields(Error::unavailable("texts are not embedded"), |_| "x".into());
+        assert_eq!(error.message, "texts are not embedded");
     }
 
     #[test]
