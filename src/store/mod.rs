@@ -1,4 +1,5 @@
 //! Where answers and vectors live. Each seam is a trait in its `mod.rs`; its siblings are the backends.
 
 pub mod entry;
+pub mod sqlite;
 pub mod vector;
