@@ -185,7 +185,7 @@ mod tests {
         }
         tokio::time::sleep(Duration::from_millis(5_900)).await;
         // One every second, and 200 ms for each to run out of time.
-        assert_eq!(probes.load(Ordering::Relaxed), 4);
+        assert_eq!(probes.load(Ordering::Relaxed), 5);
         assert!(!breaker.is_up());
         healthy.store(true, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(1_300)).await;

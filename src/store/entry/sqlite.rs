@@ -117,7 +117,7 @@ impl SqliteEntries {
             .write(move |conn| {
                 Box::pin(async move {
                     let sql = "UPDATE entries SET used = use.value ->> 1 FROM json_each($1) AS use
-                               WHERE key = unhex(use.value ->> 0)";
+                               WHERE entries.key = unhex(use.value ->> 0)";
                     sqlx::query(sql).bind(uses).execute(conn).await?;
                     Ok(())
                 })
