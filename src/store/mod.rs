@@ -1,5 +1,7 @@
 //! Where answers and vectors live. Each seam is a trait in its `mod.rs`; its siblings are the backends.
 
+pub mod breaker;
 pub mod entry;
+pub mod guarded_vectors;
 pub mod sqlite;
 pub mod vector;

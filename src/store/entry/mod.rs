@@ -1,9 +1,21 @@
 //! Exact keys and bodies. A body lives in exactly one place: here.
+//!
+//! Backends: [`sqlite`] (embedded) and [`redis`]. Wrappers of the same trait: [`guarded`] gives each call a limit and
+//! leaves out a store that is down, [`l1`] keeps entries in process. Composed as `L1Entries(GuardedEntries(backend))`:
+//! what is in process is served while the backend is down, as far as it is known to be still valid.
 
 use async_trait::async_trait;
 use std::sync::Arc;
 
-use crate::types::{Entry, EntryKey, Owner, Result, Tag};
+use crate::types::{Entry, EntryKey, Error, ErrorKind, Owner, Result, Tag};
+
+mod footprint;
+pub mod guarded;
+pub mod l1;
+pub mod sqlite;
+
+#[cfg(test)]
+mod contract;
 
 /// Remembers answers under their exact keys.
 ///
@@ -24,6 +36,9 @@ pub trait EntryStore: Send + Sync + 'static {
     /// Deletes every entry of that owner with that tag; gives their keys, so that their vectors can go too.
     async fn delete_by_tag(&self, owner: &Owner, tag: &Tag) -> Result<Vec<EntryKey>>;
 
+    /// A hint that an entry was served without [`EntryStore::get`], so that it does not pass for unused. Never waits.
+    fn touch(&self, _key: &EntryKey) {}
+
     /// What it holds now.
     async fn stats(&self) -> Result<EntryStats>;
 
@@ -42,4 +57,14 @@ pub struct EntryStats {
     pub bytes: u64,
     /// Entries dropped for lack of room since start.
     pub evicted: u64,
+}
+
+/// The stored form of an entry's body: JSON.
+fn encode(entry: &Entry) -> Result<Vec<u8>> {
+    serde_json::to_vec(entry).map_err(|e| Error::internal("an entry cannot be encoded").with_source(e))
+}
+
+fn decode(body: &[u8]) -> Result<Entry> {
+    serde_json::from_slice(body)
+        .map_err(|e| Error::new(ErrorKind::Corrupt, "a stored entry does not decode").with_source(e))
 }
