@@ -221,7 +221,7 @@ pub(super) async fn deletes_by_document_at_any_version_within_the_owner(store: A
         made_from(0, &["faq@1"]),
         made_from(1, &["manual@3", "faq@2"]),
         made_from(2, &["faq@x@1", "faqs@1"]),
-        made_from(3, &["manual@3"]),
+        made_from(3, &["manual@3", "an faq@1", "faq and more@1"]),
         foreign,
         Point { tags: vec![tag("faq")], ..point(5, 1) },
     ];
@@ -230,6 +230,8 @@ pub(super) async fn deletes_by_document_at_any_version_within_the_owner(store: A
     assert_eq!(keys_in(&store, 1).await, sorted(2..6));
     assert_eq!(store.delete_by_dependency(&owner("acme", "support"), "faq@x").await.unwrap(), 1);
     assert_eq!(keys_in(&store, 1).await, sorted(3..6));
+    assert_eq!(store.delete_by_dependency(&owner("acme", "support"), "and more").await.unwrap(), 0);
+    assert_eq!(store.delete_by_dependency(&owner("acme", "support"), "faq and more").await.unwrap(), 1);
 }
 
 pub(super) async fn owners_whose_names_run_together_are_kept_apart(store: Arc<dyn VectorStore>) {

@@ -3,6 +3,9 @@
 #[cfg(test)]
 mod contract;
 pub mod flat;
+pub mod qdrant;
+#[cfg(test)]
+mod qdrant_double;
 
 use async_trait::async_trait;
 use std::sync::Arc;
