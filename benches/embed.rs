@@ -34,7 +34,8 @@ const SUBJECTS: [&str; 8] = [
 fn embed(criterion: &mut Criterion) {
     let Some(dir) = test_models::find_or_pull(NAME) else { return };
     let embedder = CandleEmbedder::load(&dir, NAME, &config::Embedding::default()).expect("the model loads");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let questions: Vec<String> = (0..32)
         .map(|i| match i % 4 {
             0 => format!("How do I change {}?", SUBJECTS[i % 8]),
