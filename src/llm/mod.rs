@@ -1,5 +1,19 @@
 //! The way to an LLM: one [`Provider`] trait, its backends, and (composed around them) what a gateway does.
 
+pub mod anthropic;
+mod build;
+#[cfg(test)]
+mod contract;
+mod events;
+mod http;
+pub mod local;
+pub mod openai;
+pub mod scripted;
+mod sse;
+mod stop;
+
+pub use build::connect;
+
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
