@@ -1,13 +1,26 @@
 //! The way to an LLM: one [`Provider`] trait, its backends, and (composed around them) what a gateway does.
 
+pub mod anthropic;
+mod build;
+#[cfg(test)]
+mod contract;
 mod directory;
+mod events;
+mod http;
+pub mod local;
+pub mod openai;
+pub mod scripted;
+mod sse;
+mod stop;
+
+pub use build::connect;
+pub use directory::Directory;
+pub use scripted::ScriptedProvider;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use crate::types::{Answer, ChatRequest, Delta, Result};
-
-pub use directory::Directory;
 
 /// One upstream that answers chat requests.
 ///

@@ -116,7 +116,7 @@ pub struct Delta {
     pub message_extra: Map<String, Value>,
     /// Unknown fields of the choice.
     pub choice_extra: Map<String, Value>,
-    /// Unknown fields of the chunk.
+    /// Unknown fields of the chunk; each chunk repeats them whole.
     pub extra: Map<String, Value>,
 }
 
@@ -163,7 +163,8 @@ impl Assembler {
         if let Some(usage) = &delta.usage {
             self.answer.usage = usage.clone();
         }
-        merge(&mut self.answer.extra, &delta.extra);
+        // Every chunk repeats these whole.
+        self.answer.extra.extend(delta.extra.iter().map(|(k, v)| (k.clone(), v.clone())));
         let says_nothing = delta.content.is_none()
             && delta.tool_calls.is_empty()
             && delta.finish.is_none()
@@ -187,7 +188,11 @@ impl Assembler {
     }
 
     /// The answer so far; whole when every choice has a finish reason.
-    pub fn finish(self) -> Answer {
+    pub fn finish(mut self) -> Answer {
+        // Only fragments have an index; the calls of a whole answer stand in order.
+        for call in self.answer.choices.iter_mut().flat_map(|c| &mut c.message.tool_calls) {
+            call.as_object_mut().map(|call| call.shift_remove("index"));
+        }
         self.answer
     }
 
@@ -275,6 +280,19 @@ mod tests {
         assert_eq!(calls.len(), 2);
         assert_eq!(calls[0]["function"], json!({"name": "f", "arguments": "{\"a\":1}"}));
         assert_eq!(calls[0]["id"], "c1");
+        assert_eq!(calls[0].get("index"), None);
+    }
+
+    #[test]
+    fn fields_that_every_chunk_repeats_are_kept_once() {
+        let chunk = || Delta {
+            extra: Map::from_iter([("provider".to_owned(), json!("one"))]),
+            message_extra: Map::from_iter([("reasoning_content".to_owned(), json!("hm"))]),
+            ..Delta::text("a")
+        };
+        let answer = assemble(&[chunk(), chunk()]);
+        assert_eq!(answer.extra["provider"], "one");
+        assert_eq!(answer.choices[0].message.extra["reasoning_content"], "hmhm");
     }
 
     #[test]

@@ -1,0 +1,106 @@
+//! The local provider with its real model. Skips where the file is not at hand.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use super::*;
+use crate::llm::local::LocalProvider;
+use crate::types::ErrorKind;
+
+const MODEL: &str = "SmolLM2-135M-Instruct";
+
+/// In `$REPRISE_TEST_MODELS/<model>/`, else in `~/.cache/reprise/models/<model>/`.
+fn gguf() -> Option<PathBuf> {
+    let from_env = std::env::var_os("REPRISE_TEST_MODELS").map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache/reprise/models"));
+    let folders = from_env.into_iter().chain(home).map(|f| f.join(MODEL));
+    let mut files = folders.filter_map(|f| f.read_dir().ok()).flatten().flatten().map(|f| f.path());
+    files.find(|f| f.extension().is_some_and(|e| e == "gguf"))
+}
+
+/// The provider, loaded once for all tests.
+fn local() -> Option<Arc<LocalProvider>> {
+    static LOADED: OnceLock<Option<Arc<LocalProvider>>> = OnceLock::new();
+    let load = || {
+        let path = gguf()?;
+        Some(Arc::new(LocalProvider::load("test", vec!["test-model".into()], &path).unwrap()))
+    };
+    let provider = LOADED.get_or_init(load).clone();
+    if provider.is_none() {
+        eprintln!("skipped: no GGUF file of {MODEL}; set REPRISE_TEST_MODELS");
+    }
+    provider
+}
+
+#[tokio::test]
+async fn local_keeps_the_contract() {
+    let Some(provider) = local() else { return };
+    answers_alike(&*provider).await;
+    limits_hold(&*provider).await;
+    serves_callers_side_by_side(provider).await;
+}
+
+#[tokio::test]
+async fn the_model_knows_the_capital_of_france() {
+    let Some(provider) = local() else { return };
+    let answer = provider.complete(&ChatRequest::prompt("m", "What is the capital of France?")).await.unwrap();
+    assert!(answer.content().contains("Paris"), "{}", answer.content());
+    // 31 of the default system prompt and the frame, by the model's own tokenizer.
+    assert_eq!(answer.usage.prompt_tokens, 37);
+}
+
+#[tokio::test]
+async fn a_prompt_beyond_the_context_is_refused_with_both_numbers() {
+    let Some(provider) = local() else { return };
+    let error = provider.complete(&ChatRequest::prompt("m", "word ".repeat(5000))).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::InvalidArgument);
+    assert_eq!(provider.context(), 4096);
+    assert!(error.message.contains("5031 tokens") && error.message.contains("has 4096"), "{error}");
+}
+
+#[tokio::test]
+async fn a_seed_repeats_an_answer_at_any_temperature() {
+    let Some(provider) = local() else { return };
+    let ask = async |seed| {
+        let mut request = ChatRequest::prompt("m", "Write a line about the sea.");
+        (request.temperature, request.top_p, request.seed) = (Some(1.2), Some(0.95), Some(seed));
+        request.max_tokens = Some(16);
+        provider.complete(&request).await.unwrap().content().to_owned()
+    };
+    let first = ask(1).await;
+    assert_eq!(ask(1).await, first);
+    assert_ne!(ask(2).await, first);
+}
+
+#[tokio::test]
+async fn a_dropped_caller_frees_the_worker_at_the_next_token() {
+    let Some(provider) = local() else { return };
+    let mut long = ChatRequest::prompt("m", "Count from 1 to 1000, one number a line.");
+    long.max_tokens = Some(1000);
+    let mut stream = provider.stream(&long).await.unwrap();
+    stream.next().await.unwrap().unwrap();
+    drop(stream);
+    let mut short = ChatRequest::prompt("m", "Hi");
+    short.max_tokens = Some(1);
+    // A thousand tokens would take far longer than this.
+    let next = tokio::time::timeout(Duration::from_secs(6), provider.complete(&short)).await;
+    assert_eq!(next.expect("the worker was still busy").unwrap().usage.completion_tokens, 1);
+}
+
+#[tokio::test]
+async fn what_the_model_cannot_do_is_refused_by_name() {
+    let Some(provider) = local() else { return };
+    for (field, value) in [
+        ("n", serde_json::json!(2)),
+        ("logprobs", serde_json::json!(true)),
+        ("tools", serde_json::json!([{"type": "function", "function": {"name": "f"}}])),
+        ("response_format", serde_json::json!({"type": "json_object"})),
+    ] {
+        let mut body = serde_json::json!({"model": "m", "messages": [{"role": "user", "content": "a"}]});
+        body[field] = value;
+        let request: ChatRequest = serde_json::from_value(body).unwrap();
+        let error = provider.complete(&request).await.unwrap_err();
+        assert_eq!((error.kind, error.violations[0].field.as_str()), (ErrorKind::InvalidArgument, field));
+    }
+}
