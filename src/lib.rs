@@ -4,6 +4,7 @@
 //!
 //! - [`types`]: the nouns: identities, scope, exact key, request, answer, entry, error. No I/O.
 //! - [`config`]: every setting, its default and its layers.
+//! - [`telemetry`]: logs and metrics.
 //! - [`store`]: the seams to what is remembered: entries (bodies by exact key) and vectors.
 //! - [`models`]: model files: which there are, where they can be had, that they are the right ones.
 //! - [`embed`]: texts to unit vectors, on the model's own threads.
@@ -13,8 +14,12 @@
 //! - [`surface`]: what the surfaces share: checks on input, the OpenAI shape, panics, draining.
 //! - [`grpc`]: the gRPC surface, and the only place that names protobuf types.
 //! - [`http`]: the HTTP surface: the OpenAI API, the plain `/chat`, health and metrics.
+//! - [`app`]: the only place that chooses backends; starts and stops the service.
+//! - [`cli`]: the command line.
 
+pub mod app;
 pub mod cache;
+pub mod cli;
 pub mod config;
 pub mod embed;
 pub mod gateway;
@@ -24,6 +29,7 @@ pub mod llm;
 pub mod models;
 pub mod store;
 pub mod surface;
+pub mod telemetry;
 pub mod types;
 
 #[cfg(test)]

@@ -44,6 +44,27 @@ pub struct ProviderConfig {
     pub error: Option<String>,
 }
 
+impl ProviderConfig {
+    /// The local model, as it stands when no provider is configured.
+    pub fn local() -> Self {
+        Self {
+            name: "local".into(),
+            kind: ProviderKind::Local,
+            models: Vec::new(),
+            base_url: None,
+            api_key_env: None,
+            api_key_file: None,
+            connect_timeout: default_connect_timeout(),
+            timeout: default_provider_timeout(),
+            latency: Duration::ZERO,
+            token_latency: Duration::ZERO,
+            tokens: default_scripted_tokens(),
+            error_rate: 0.0,
+            error: None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProviderKind {

@@ -209,7 +209,7 @@ impl Default for Cache {
             min_similarity: 0.95,
             ttl: Duration::from_secs(24 * 3600),
             top_k: 8,
-            lookup_budget: Duration::from_millis(250),
+            lookup_budget: Duration::from_secs(1),
             audience: AudienceRule::Shared,
             bypass_time_sensitive: true,
             max_entry_bytes: 1 << 20,

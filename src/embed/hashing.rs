@@ -34,6 +34,9 @@ pub struct HashEmbedder {
 }
 
 impl HashEmbedder {
+    /// What `embedding.model` says to choose it.
+    pub const NAME: &str = "hashed-ngrams";
+
     pub fn new() -> Self {
         Self::with(PLACES, Duration::ZERO)
     }
@@ -41,12 +44,8 @@ impl HashEmbedder {
     /// One that works on at most `places` texts at once, refuses further calls as [`ErrorKind::Overloaded`], and
     /// lets every call wait for `delay` on tokio's clock: a slow or a full model, for the tests of those above.
     pub fn with(places: usize, delay: Duration) -> Self {
-        let model = EmbeddingModel {
-            id: "hashed-ngrams@1".into(),
-            name: "hashed-ngrams".into(),
-            dim: DIM,
-            max_tokens: MAX_CHARS,
-        };
+        let model =
+            EmbeddingModel { id: "hashed-ngrams@1".into(), name: Self::NAME.into(), dim: DIM, max_tokens: MAX_CHARS };
         let capacity = places.max(1);
         Self { model, capacity, places: Semaphore::new(capacity), delay }
     }

@@ -7,7 +7,7 @@ mod bert;
 mod candle;
 #[cfg(test)]
 mod contract;
-pub mod hashing;
+mod hashing;
 #[cfg(test)]
 mod minilm_tests;
 mod queue;
@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use crate::types::{Embedding, Result};
 
 pub use candle::CandleEmbedder;
+pub use hashing::HashEmbedder;
 
 /// Turns texts into unit vectors of one model.
 #[async_trait]

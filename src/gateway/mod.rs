@@ -70,8 +70,8 @@ impl Gateway {
     }
 
     /// Writes what waits to be remembered; answers that come later are not remembered.
-    pub async fn close(&self) {
-        self.inner.remember.close(self.inner.config.server.drain_timeout).await;
+    pub async fn close(&self) -> Result<()> {
+        self.inner.remember.close(self.inner.config.server.drain_timeout).await
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::cache::Cache;
-use crate::types::{Answer, Entry, EntryKey, FinishReason};
+use crate::types::{Answer, Entry, EntryKey, Error, ErrorKind, FinishReason, Result};
 
 /// Entries written at the same time; stores commit them in groups.
 const WRITERS: usize = 32;
@@ -86,15 +86,17 @@ impl Remember {
         tokio::time::timeout(limit, settled).await.is_ok()
     }
 
-    /// Takes nothing more, writes what waits, at most for `limit`.
-    pub async fn close(&self, limit: Duration) {
+    /// Takes nothing more, writes what waits, at most for `limit`. Errors: how many answers were lost.
+    pub async fn close(&self, limit: Duration) -> Result<()> {
         drop(self.queue.lock().take());
-        let Some(mut dispatcher) = self.dispatcher.lock().take() else { return };
-        if tokio::time::timeout(limit, &mut dispatcher).await.is_err() {
-            let left = self.waiting.entries.lock().len();
-            tracing::error!(left, "the write-behind queue could not be emptied in time; these answers are lost");
-            dispatcher.abort();
+        let dispatcher = self.dispatcher.lock().take();
+        let Some(mut dispatcher) = dispatcher else { return Ok(()) };
+        if tokio::time::timeout(limit, &mut dispatcher).await.is_ok() {
+            return Ok(());
         }
+        dispatcher.abort();
+        let left = self.waiting.entries.lock().len();
+        Err(Error::new(ErrorKind::DeadlineExceeded, format!("{left} answers could not be remembered before the end")))
     }
 }
 
@@ -128,7 +130,7 @@ async fn dispatch(cache: Cache, mut jobs: mpsc::Receiver<Job>, waiting: Arc<Wait
     let _all = writers.acquire_many(WRITERS as u32).await;
 }
 
-async fn write(cache: &Cache, job: &Job) -> crate::types::Result<()> {
+async fn write(cache: &Cache, job: &Job) -> Result<()> {
     let mut vector = job.vector.clone();
     if job.embed
         && let Some(probe) = &job.entry.probe

@@ -78,7 +78,7 @@ mod tests {
         answer.extra.insert("system_fingerprint".into(), json!("fp"));
         answer.choices[0].message.content = None;
         answer.choices[0].message.tool_calls =
-            vec![json!({"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}})];
+            vec![json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}})];
         answer.choices[0].message.extra.insert("refusal".into(), json!(null));
         assert_eq!(assembled(&answer), answer);
     }

@@ -245,16 +245,14 @@ fn api_key(config: &ProviderConfig) -> Result<Option<String>> {
         (Some(_), Some(_)) => {
             return Err(setting(config, "api_key_file", "set either api_key_env or api_key_file, not both"));
         }
-        (Some(variable), None) => {
-            let value = std::env::var(variable).map_err(|e| {
-                let why = match e {
-                    std::env::VarError::NotPresent => "is not set",
-                    std::env::VarError::NotUnicode(_) => "is not valid UTF-8",
-                };
-                setting(config, "api_key_env", format!("environment variable {variable} {why}"))
-            })?;
-            ("api_key_env", value)
-        }
+        (Some(variable), None) => match std::env::var(variable) {
+            Ok(value) => ("api_key_env", value),
+            // Local servers need none; the configuration's warnings name the variable, and so does a refusal.
+            Err(std::env::VarError::NotPresent) => return Ok(None),
+            Err(std::env::VarError::NotUnicode(_)) => {
+                return Err(setting(config, "api_key_env", format!("environment variable {variable} is not UTF-8")));
+            }
+        },
         (None, Some(path)) => {
             let value = std::fs::read_to_string(path)
                 .map_err(|e| setting(config, "api_key_file", format!("cannot read {}: {e}", path.display())))?;

@@ -25,7 +25,7 @@ pub struct OpenAiProvider {
 }
 
 impl OpenAiProvider {
-    /// Errors name the setting at fault: no `base_url`, a key variable that is not set.
+    /// Errors name the setting at fault: no `base_url`, a key file that cannot be read.
     pub fn new(config: &ProviderConfig) -> Result<Self> {
         let Some(base) = &config.base_url else {
             return Err(http::setting(config, "base_url", "is missing; for example \"https://api.openai.com/v1\""));

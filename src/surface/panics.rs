@@ -8,10 +8,9 @@ use std::panic::AssertUnwindSafe;
 
 use crate::types::{Error, Result};
 
-/// Counts a panic and gives what its caller is told. The payload may quote a prompt, so it goes no further; the
-/// process's panic hook says where it happened.
+/// What the caller of something that panicked is told. The payload may quote a prompt, so it goes no further; the
+/// process's panic hook counts it and says where it happened.
 pub fn caught(_panic: Box<dyn Any + Send>) -> Error {
-    metrics::counter!("reprise_panics_total").increment(1);
     Error::internal("the request made the service panic")
 }
 

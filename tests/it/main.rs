@@ -1,0 +1,10 @@
+//! One integration binary for everything that needs the parts together.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by panicking")]
+
+mod openai_sdk;
+mod path;
+mod process;
+mod service;
+mod support;
+mod wire;

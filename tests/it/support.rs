@@ -1,0 +1,145 @@
+//! A gateway on real embedded stores, with hashed n-grams as vectors and a scripted provider.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use reprise::cache::Cache;
+use reprise::config::{Config, ProviderConfig};
+use reprise::embed::{Embedder, EmbeddingModel, HashEmbedder};
+use reprise::gateway::{Gateway, Request};
+use reprise::llm::{Directory, Provider, ScriptedProvider};
+use reprise::store::entry::guarded::GuardedEntries;
+use reprise::store::entry::l1::L1Entries;
+use reprise::store::entry::sqlite::SqliteEntries;
+use reprise::store::entry::{EntryStats, EntryStore};
+use reprise::store::guarded_vectors::GuardedVectors;
+use reprise::store::sqlite::Sqlite;
+use reprise::store::vector::flat::Flat;
+use reprise::types::{
+    CacheControls, ChatRequest, Embedding, Entry, EntryKey, Namespace, Owner, Priority, Result, Tag, TenantId,
+};
+
+/// Longest one store call may take in these tests.
+const STORE_LIMIT: Duration = Duration::from_millis(200);
+
+pub struct Setup {
+    pub gateway: Gateway,
+    /// Texts that were embedded.
+    pub embedded: Arc<AtomicU64>,
+    provider: Arc<ScriptedProvider>,
+    _folder: tempfile::TempDir,
+}
+
+impl Setup {
+    pub async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// With a scripted provider that `edit` changes.
+    pub async fn with(edit: impl FnOnce(&mut ProviderConfig)) -> Self {
+        Self::build(edit, false).await
+    }
+
+    /// With an entry store that never answers.
+    pub async fn hanging() -> Self {
+        Self::build(|_| {}, true).await
+    }
+
+    async fn build(edit: impl FnOnce(&mut ProviderConfig), hanging: bool) -> Self {
+        let provider = r#"providers=[{name="scripted",kind="scripted",models=["m","other-model"]}]"#;
+        let mut config = Config::load(None, std::iter::empty(), &[provider.to_owned()]).unwrap();
+        edit(&mut config.providers[0]);
+        let folder = tempfile::tempdir().unwrap();
+        let sqlite = Sqlite::open(folder.path()).await.unwrap();
+        let embedded = Arc::new(AtomicU64::new(0));
+        let embedder = Counted { inner: HashEmbedder::new(), texts: embedded.clone() };
+        let model = embedder.model().clone();
+        let entries: Arc<dyn EntryStore> = if hanging {
+            Arc::new(Hanging)
+        } else {
+            L1Entries::new(SqliteEntries::new(sqlite.clone(), 1 << 30).await.unwrap(), 64 << 20)
+        };
+        let vectors = Flat::open(sqlite, &model.id, model.dim).await.unwrap();
+        let cache = Cache::new(
+            GuardedEntries::new(entries, "entries", STORE_LIMIT),
+            GuardedVectors::new(Arc::new(vectors), "vectors", STORE_LIMIT),
+            Arc::new(embedder),
+        );
+        let provider = Arc::new(ScriptedProvider::new(&config.providers[0]).unwrap());
+        let directory = Directory::new(vec![provider.clone() as Arc<dyn Provider>], None);
+        Self { gateway: Gateway::new(config, cache, directory), embedded, provider, _folder: folder }
+    }
+
+    /// Calls that reached the provider.
+    pub fn calls(&self) -> u64 {
+        self.provider.calls()
+    }
+
+    /// Waits until everything given out so far is remembered.
+    pub async fn settle(&self) {
+        assert!(self.gateway.settle(Duration::from_secs(10)).await);
+    }
+}
+
+/// A request with one user message, by tenant `t` in namespace `n`, for model `m`.
+pub fn request(prompt: &str) -> Request {
+    Request {
+        id: "test".into(),
+        owner: Owner { tenant: TenantId::new("t").unwrap(), namespace: Namespace::new("n").unwrap() },
+        user: None,
+        session: None,
+        template: None,
+        chat: ChatRequest::prompt("m", prompt),
+        controls: CacheControls::default(),
+        priority: Priority::default(),
+        deadline: None,
+    }
+}
+
+/// Counts the texts that go through an embedder.
+struct Counted {
+    inner: HashEmbedder,
+    texts: Arc<AtomicU64>,
+}
+
+#[async_trait]
+impl Embedder for Counted {
+    fn model(&self) -> &EmbeddingModel {
+        self.inner.model()
+    }
+
+    async fn embed(&self, texts: Vec<String>) -> Result<Vec<Embedding>> {
+        self.texts.fetch_add(texts.len() as u64, Ordering::SeqCst);
+        self.inner.embed(texts).await
+    }
+}
+
+/// A store whose every call hangs.
+struct Hanging;
+
+#[async_trait]
+impl EntryStore for Hanging {
+    async fn get(&self, _: &EntryKey) -> Result<Option<Arc<Entry>>> {
+        std::future::pending().await
+    }
+    async fn put(&self, _: Arc<Entry>) -> Result<()> {
+        std::future::pending().await
+    }
+    async fn delete(&self, _: &Owner, _: &EntryKey) -> Result<bool> {
+        std::future::pending().await
+    }
+    async fn delete_by_tag(&self, _: &Owner, _: &Tag) -> Result<Vec<EntryKey>> {
+        std::future::pending().await
+    }
+    async fn stats(&self) -> Result<EntryStats> {
+        std::future::pending().await
+    }
+    async fn ping(&self) -> Result<()> {
+        std::future::pending().await
+    }
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
+}
