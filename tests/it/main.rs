@@ -1,0 +1,3 @@
+//! One integration binary for everything that needs the parts together.
+
+mod tidy;
