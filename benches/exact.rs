@@ -207,7 +207,7 @@ fn exact(c: &mut Criterion) {
     let app = service(&runtime, folder.path());
     in_process(c, &runtime, app.gateway());
     over_grpc(c, &runtime, &app);
-    runtime.block_on(app.stop());
+    runtime.block_on(app.stop()).unwrap();
 }
 
 criterion_group!(benches, exact);

@@ -1,13 +1,14 @@
 //! `config`: the settings, without starting anything.
 
 use clap::{Args, Subcommand};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::json;
+use std::collections::BTreeMap;
 
 use super::args::{ConfigArgs, is_set};
 use super::failure::Failure;
 use super::output;
-use crate::config::Loaded;
-use crate::types::Error;
+use crate::config::{Config, Loaded};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
@@ -71,8 +72,13 @@ fn print(loaded: &Loaded, json: bool) -> Result<(), Failure> {
     if !json {
         return output::write(&loaded.to_toml()?);
     }
-    let settings = serde_json::to_value(loaded.config.redacted())
-        .map_err(|e| Error::internal("cannot write the configuration as JSON").with_source(e))?;
-    let origins: Map<_, _> = loaded.origins.iter().map(|(k, layer)| (k.clone(), json!(layer.to_string()))).collect();
-    output::json(&json!({ "config": settings, "origins": Value::Object(origins) }))
+    let origins = loaded.origins.iter().map(|(key, layer)| (key.as_str(), layer.to_string())).collect();
+    output::json(&Printed { config: loaded.config.redacted(), origins })
+}
+
+#[derive(Serialize)]
+struct Printed<'a> {
+    config: Config,
+    /// Layer of each value that is not a default, by its path.
+    origins: BTreeMap<&'a str, String>,
 }

@@ -72,16 +72,24 @@ async fn pull(args: ModelArgs) -> Result<(), Failure> {
     if args.json { output::json(&json!({ "models": pulled })) } else { Ok(()) }
 }
 
-/// The embedding model, and the local LLMs that providers name; without providers, the manifest's LLMs.
+/// The embedding model, and for each local provider the first LLM it names, else the manifest's first; without any
+/// providers, the manifest's first LLM too.
 fn needed(config: &Config, manifest: &Manifest) -> Vec<String> {
-    let llms = manifest.models.iter().filter(|model| model.purpose == Purpose::Llm).map(|model| &model.name);
-    let local: Vec<_> = config.providers.iter().filter(|p| p.kind == ProviderKind::Local).collect();
-    // A local provider that names no model, or any, serves whatever the manifest has.
-    let any =
-        config.providers.is_empty() || local.iter().any(|p| p.models.is_empty() || p.models.contains(&"*".into()));
-    let wanted = llms.filter(|name| any || local.iter().any(|p| p.models.contains(name)));
+    let mut llms = manifest.models.iter().filter(|model| model.purpose == Purpose::Llm).map(|model| &model.name);
+    let first = llms.clone().next();
+    let local = config.providers.iter().filter(|p| p.kind == ProviderKind::Local);
+    let mut wanted: Vec<_> = local.map(|p| llms.clone().find(|name| p.models.contains(name)).or(first)).collect();
+    if config.providers.is_empty() {
+        wanted.push(llms.next());
+    }
     let embedder = Some(&config.embedding.model).filter(|name| *name != HashEmbedder::NAME);
-    embedder.into_iter().chain(wanted).cloned().collect()
+    let mut needed: Vec<_> = embedder.cloned().into_iter().collect();
+    for name in wanted.into_iter().flatten() {
+        if !needed.contains(name) {
+            needed.push(name.clone());
+        }
+    }
+    needed
 }
 
 fn list(args: ListArgs) -> Result<(), Failure> {
@@ -156,5 +164,26 @@ fn describe(state: &FileState) -> String {
         FileState::Missing => "missing".into(),
         FileState::WrongSize { actual } => format!("wrong size, {actual} bytes"),
         FileState::WrongHash { actual } => format!("wrong sha256, {actual}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn needed_with(sets: &[&str]) -> Vec<String> {
+        let sets: Vec<_> = sets.iter().map(|set| set.to_string()).collect();
+        let config = Config::load(None::<&Path>, std::iter::empty(), &sets).unwrap();
+        needed(&config, &Manifest::builtin().unwrap())
+    }
+
+    #[test]
+    fn what_is_needed_follows_the_providers() {
+        let both = needed_with(&[]);
+        assert_eq!(both.len(), 2);
+        assert_eq!(both[0], "all-MiniLM-L6-v2");
+        assert_eq!(needed_with(&["providers=[{name=\"l\",kind=\"local\"},{name=\"k\",kind=\"local\"}]"]), both);
+        assert_eq!(needed_with(&["providers=[{name=\"s\",kind=\"scripted\",models=[\"m\"]}]"]), both[..1]);
     }
 }

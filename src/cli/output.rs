@@ -1,6 +1,7 @@
 //! What commands print: text for people, JSON for programs.
 
 use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -20,8 +21,10 @@ pub(super) fn line(text: &str) -> Result<(), Failure> {
 }
 
 /// Indented for a terminal, one line for a program.
-pub(super) fn json(value: &Value) -> Result<(), Failure> {
-    line(&if io::stdout().is_terminal() { format!("{value:#}") } else { value.to_string() })
+pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
+    let pretty = io::stdout().is_terminal();
+    let text = if pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
+    line(&text.map_err(|e| Failure::failed(format!("cannot write JSON: {e}")))?)
 }
 
 /// Something for the person at the terminal, beside the result.

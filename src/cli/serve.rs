@@ -44,13 +44,16 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     for warning in loaded.config.warnings(is_set) {
         warn!("{warning}");
     }
-    let app = App::start(loaded.config).await?;
+    let mut app = App::start(loaded.config).await?;
     // Until here a signal ends the process: there is nothing to drain.
     let mut signals = Signals::listen()?;
     if output::line(&format!("ready grpc={} http={}", app.grpc_addr(), app.http_addr())).is_err() {
         warn!("standard output is closed; going on without it");
     }
-    signals.next().await;
+    tokio::select! {
+        () = signals.next() => {}
+        error = app.failed() => return Err(error.into()),
+    }
     info!("draining; a second signal ends at once");
     tokio::select! {
         stopped = app.stop() => Ok(stopped?),

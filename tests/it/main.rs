@@ -7,4 +7,5 @@ mod path;
 mod process;
 mod service;
 mod support;
+mod tidy;
 mod wire;

@@ -79,8 +79,11 @@ fn skip_line(reader: &mut impl BufRead) -> io::Result<u64> {
 
 /// One line: `{"prompt": …}`, `{"text": …}`, `{"messages": …}`, `{"body": {…}}` or `{"a": …, "b": …, "label": …}`.
 pub(super) fn parse(line: &[u8]) -> Result<Row, String> {
-    let value =
-        parse_strict(line).map_err(|e| e.violations.first().map_or(e.to_string(), |v| v.description.clone()))?;
+    let value = parse_strict(line).map_err(|e| {
+        let why = e.violations.first().map_or(e.to_string(), |v| v.description.clone());
+        // It is the first line of what the parser was given, and some other line of the file.
+        why.replace(" at line 1 column ", " at column ")
+    })?;
     let Value::Object(mut row) = value else { return Err("is not a JSON object".into()) };
     if row.contains_key("a") || row.contains_key("b") {
         return pair(&row).map(|pair| Row::Pair(Box::new(pair)));
@@ -250,6 +253,7 @@ mod tests {
             assert_eq!(parse(line.as_bytes()).unwrap_err(), why, "{line}");
         }
         assert!(parse(b"{\"prompt\": \"a\", \"prompt\": \"b\"}").unwrap_err().contains("not valid JSON"));
+        assert_eq!(parse(b"nonsense").unwrap_err(), "not valid JSON: expected ident at column 2");
     }
 
     #[test]
