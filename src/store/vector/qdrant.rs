@@ -1,9 +1,10 @@
 //! `qdrant`: a Qdrant server or cluster as the vector store, over gRPC. For past about a million vectors, or several
 //! replicas of this service.
 //!
-//! - [`collection`]: the collection, made when it is not there;
-//! - [`payload`]: points and filters in Qdrant's terms;
-//! - [`batch`]: upserts that wait together go in one request.
+//! - `client`: calls, each within the configured time;
+//! - `collection`: the collection, made when it is not there;
+//! - `payload`: points and filters in Qdrant's terms;
+//! - `batch`: upserts that wait together go in one request.
 
 mod batch;
 mod client;

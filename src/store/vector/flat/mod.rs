@@ -1,13 +1,13 @@
 //! `flat`: the embedded vector store, an exact index of our own. Vectors live in memory, grouped by scope, and in the
 //! shared SQLite file.
 //!
-//! - [`kernels`]: dot products in 8 bits and in f32;
-//! - [`quantise`]: vectors to 8 bits, and what that loses at most;
-//! - [`rows`]: the rows of one scope, as snapshots;
-//! - [`scan`]: the search of one scope;
-//! - [`index`]: all scopes, and where each key is;
-//! - [`table`]: the rows on disk;
-//! - [`writer`]: the task that changes both.
+//! - [`kernels`]: dot products in 8 bits and in f32 (public for the benches);
+//! - `quantise`: vectors to 8 bits, and what that loses at most;
+//! - `rows`: the rows of one scope, as snapshots;
+//! - `scan`: the search of one scope;
+//! - `index`: all scopes, and where each key is;
+//! - `table`: the rows on disk;
+//! - `writer`: the task that changes both.
 
 mod index;
 pub mod kernels;

@@ -28,7 +28,10 @@ pub const SCHEMA: &[&str] = &["
         PRIMARY KEY (owner, kind, label, point)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX vector_labels_point ON vector_labels (point);
-    CREATE TRIGGER vector_points_unlabel AFTER DELETE ON vector_points BEGIN
+    CREATE TRIGGER vector_points_deleted AFTER DELETE ON vector_points BEGIN
+        DELETE FROM vector_labels WHERE point = old.id;
+    END;
+    CREATE TRIGGER vector_points_replaced AFTER UPDATE ON vector_points BEGIN
         DELETE FROM vector_labels WHERE point = old.id;
     END;
 "];
@@ -83,22 +86,23 @@ pub async fn load(
     Ok(broken)
 }
 
-/// Writes a point, in place of one with the same key.
+/// Writes a point, in place of one with the same key; the labels of that one go with it (by trigger).
 pub async fn insert(connection: &mut SqliteConnection, space: i64, point: &Point) -> Result<()> {
-    let sql = "DELETE FROM vector_points WHERE key = $1 AND space = $2";
-    sqlx::query(sql).bind(&point.key.as_bytes()[..]).bind(space).execute(&mut *connection).await?;
     let owner = owner_text(&point.owner);
-    let sql = "INSERT INTO vector_points (space, key, scope, owner, expires, vector) VALUES ($1, $2, $3, $4, $5, $6)";
-    let id = sqlx::query(sql)
+    let sql = "INSERT INTO vector_points (space, key, scope, owner, expires, vector) VALUES ($1, $2, $3, $4, $5, $6)
+        ON CONFLICT (key, space) DO UPDATE SET
+            scope = excluded.scope, owner = excluded.owner, expires = excluded.expires, vector = excluded.vector
+        RETURNING id";
+    let id: i64 = sqlx::query(sql)
         .bind(space)
         .bind(&point.key.as_bytes()[..])
         .bind(&point.scope.as_bytes()[..])
         .bind(&owner)
         .bind(to_stored(point.expires))
         .bind(encode(&point.vector))
-        .execute(&mut *connection)
+        .fetch_one(&mut *connection)
         .await?
-        .last_insert_rowid();
+        .try_get(0)?;
     let tags = point.tags.iter().map(|tag| (Label::Tag, tag.as_str()));
     let documents = point.depends_on.iter().map(|dependency| (Label::Document, document_id(dependency)));
     for (kind, label) in tags.chain(documents) {

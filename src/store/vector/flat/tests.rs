@@ -48,6 +48,23 @@ async fn what_was_acknowledged_is_there_after_a_restart() {
     close((sqlite, flat)).await;
 }
 
+/// As after `kill -9`: nothing is closed, and only what is in the files is left.
+#[tokio::test]
+async fn what_was_acknowledged_needs_no_close() {
+    let (folder, left) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let running = open(folder.path(), "model").await;
+    running.1.upsert((0..20).map(|n| point(n, 1)).collect()).await.unwrap();
+    running.1.delete(&[key(3)]).await.unwrap();
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), left.path().join(file.file_name())).unwrap();
+    }
+    let again = open(left.path(), "model").await;
+    assert_eq!(again.1.count(None).await.unwrap(), 19);
+    close(again).await;
+    close(running).await;
+}
+
 #[tokio::test]
 async fn vectors_of_another_model_are_not_compared_and_come_back_with_theirs() {
     let folder = tempfile::tempdir().unwrap();
