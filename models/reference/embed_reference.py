@@ -200,7 +200,8 @@ def main():
     for text in TEXTS:
         ids, truncated = ids_of(text, vocabulary)
         vector = [round(value, 6) for value in embed(ids, tensors).tolist()]
-        rows.append(json.dumps({"text": text, "tokens": len(ids), "truncated": truncated, "vector": vector}))
+        about = {"tokens": len(ids), "truncated": truncated, "unknown": ids.count(vocabulary["[UNK]"])}
+        rows.append(json.dumps({"text": text, **about, "vector": vector}))
     print("[\n" + ",\n".join(rows) + "\n]")
 
 

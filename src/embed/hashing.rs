@@ -109,7 +109,7 @@ fn embed_one(text: &str) -> Embedding {
     let vector: Arc<[f32]> = vector.iter().map(|x| x / length).collect();
     // Special tokens do not exist here; one "token" is one character, at least one as for any text.
     let tokens = u32::try_from(chars.len().max(1)).unwrap_or(u32::MAX);
-    Embedding { vector, tokens, truncated: chars.len() < text.chars().count() }
+    Embedding { vector, tokens, truncated: chars.len() < text.chars().count(), unknown: 0 }
 }
 
 /// Adds `weight` at the place, and with the sign, that the hash of `gram` says.

@@ -200,7 +200,8 @@ impl Queue {
 impl Item {
     pub(super) fn answer(self, vector: Arc<[f32]>) {
         let tokens = u32::try_from(self.tokens.ids.len()).unwrap_or(u32::MAX);
-        let embedding = Embedding { vector, tokens, truncated: self.tokens.truncated };
+        let Tokens { truncated, unknown, .. } = self.tokens;
+        let embedding = Embedding { vector, tokens, truncated, unknown };
         self.call.fill(self.index, embedding);
     }
 
@@ -311,7 +312,7 @@ mod tests {
         let queue = Queue::new(10);
         let text = |length: usize| "x".repeat(length);
         let _reply = queue.push(vec![text(10), text(200), text(11), text(9)]).unwrap();
-        assert!(queue.tokenise_next(|text| Ok(Tokens { ids: vec![0; text.len()], truncated: false })));
+        assert!(queue.tokenise_next(|text| Ok(Tokens { ids: vec![0; text.len()], truncated: false, unknown: 0 })));
         let lengths =
             |batch: Option<Vec<Item>>| -> Vec<_> { batch.unwrap().iter().map(|item| item.tokens.ids.len()).collect() };
         assert_eq!(lengths(queue.next_batch(40)), [10, 11, 9]);

@@ -17,6 +17,8 @@ const MARGIN: usize = 8;
 pub(super) struct Tokens {
     pub ids: Vec<u32>,
     pub truncated: bool,
+    /// How many of `ids` stand for something that is not in the vocabulary.
+    pub unknown: u32,
 }
 
 /// What makes tokens; tests put their own.
@@ -28,6 +30,7 @@ pub(super) trait Tokenise: Send + 'static {
 pub(super) struct BertTokenizer {
     inner: Tokenizer,
     max_tokens: usize,
+    unknown: Option<u32>,
 }
 
 impl BertTokenizer {
@@ -38,7 +41,8 @@ impl BertTokenizer {
             Tokenizer::from_bytes(json).map_err(|e| Error::new(ErrorKind::Corrupt, format!("tokenizer.json: {e}")))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| Error::internal(format!("tokenizer.json: {e}")))?;
-        let tokenizer = Self { inner, max_tokens };
+        let unknown = inner.token_to_id("[UNK]");
+        let tokenizer = Self { inner, max_tokens, unknown };
         if tokenizer.tokenise("")?.ids.len() != 2 {
             let message = "tokenizer.json does not put one special token before and one after a text";
             return Err(Error::new(ErrorKind::Unsupported, message));
@@ -58,7 +62,8 @@ impl BertTokenizer {
             ids.truncate(self.max_tokens.saturating_sub(1));
             ids.extend(last);
         }
-        Tokens { ids, truncated }
+        let unknown = ids.iter().filter(|&&id| Some(id) == self.unknown).count();
+        Tokens { ids, truncated, unknown: u32::try_from(unknown).unwrap_or(u32::MAX) }
     }
 }
 
@@ -96,9 +101,18 @@ mod tests {
         let Some(tokenizer) = tokenizer() else { return };
         // Ids from vocab.txt: hello 7592, world 2088, ! 999.
         let tokens = tokenizer.tokenise("Hello, world!").unwrap();
-        assert_eq!(tokens, Tokens { ids: vec![101, 7592, 1010, 2088, 999, 102], truncated: false });
+        assert_eq!(tokens, Tokens { ids: vec![101, 7592, 1010, 2088, 999, 102], truncated: false, unknown: 0 });
         assert_eq!(tokenizer.tokenise("").unwrap().ids, [101, 102]);
         assert_eq!(tokenizer.tokenise(" \n\u{0}\u{200b}").unwrap().ids, [101, 102]);
+    }
+
+    #[test]
+    fn what_the_vocabulary_lacks_is_counted_because_different_texts_look_alike() {
+        let Some(tokenizer) = tokenizer() else { return };
+        let cancel = tokenizer.tokenise("如何取消订单").unwrap();
+        assert_eq!(cancel, tokenizer.tokenise("如何修改订单").unwrap());
+        assert_eq!((cancel.ids.len(), cancel.unknown), (8, 6));
+        assert_eq!(tokenizer.tokenise("What does \u{1f600} mean?").unwrap().unknown, 1);
     }
 
     #[test]
@@ -131,9 +145,9 @@ mod tests {
     fn a_text_that_gives_too_few_tokens_is_not_read_to_its_end_and_counts_as_cut() {
         let Some(tokenizer) = tokenizer() else { return };
         let late = " ".repeat(1 << 20) + "after";
-        assert_eq!(tokenizer.tokenise(&late).unwrap(), Tokens { ids: vec![101, 102], truncated: true });
+        assert_eq!(tokenizer.tokenise(&late).unwrap(), Tokens { ids: vec![101, 102], truncated: true, unknown: 0 });
         let unbroken = tokenizer.tokenise(&"x".repeat(1 << 20)).unwrap();
-        assert_eq!(unbroken, Tokens { ids: vec![101, 100, 102], truncated: true }); // 100 is [UNK]
+        assert_eq!(unbroken, Tokens { ids: vec![101, 100, 102], truncated: true, unknown: 1 }); // 100 is [UNK]
     }
 
     #[test]

@@ -12,7 +12,7 @@ struct Bytes;
 impl Tokenise for Bytes {
     fn tokenise(&self, text: &str) -> Result<Tokens> {
         assert_ne!(text, "bad text", "on purpose");
-        Ok(Tokens { ids: text.bytes().map(u32::from).collect(), truncated: false })
+        Ok(Tokens { ids: text.bytes().map(u32::from).collect(), truncated: false, unknown: 0 })
     }
 }
 

@@ -60,6 +60,16 @@ pub struct Embedding {
     pub tokens: u32,
     /// True when the text was longer than the model reads and its end was cut off.
     pub truncated: bool,
+    /// Tokens, of those that went through the model, that its vocabulary does not have: they all look alike to it.
+    pub unknown: u32,
+}
+
+impl Embedding {
+    /// Whether the vector speaks for the whole text. Where it does not, texts that mean different things can have
+    /// the very same vector, so it must not decide a semantic hit, neither as the question nor as the entry.
+    pub fn is_whole(&self) -> bool {
+        !self.truncated && self.unknown == 0
+    }
 }
 
 #[cfg(test)]
