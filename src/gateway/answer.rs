@@ -16,6 +16,10 @@ use crate::types::{
     Tag, Trust, UnixMillis, Usd, UseCache,
 };
 
+/// Why a prompt is not compared by meaning: it is longer than the embedding model reads, or in a script that the model's
+/// vocabulary lacks. Two such prompts may have the same vector and nothing in common.
+pub(super) const UNREADABLE: &str = "not all of the prompt can be embedded";
+
 /// What makes two requests share one provider call: the same question, to be remembered in the same way.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct FlightKey {
@@ -50,11 +54,19 @@ impl Hit {
     }
 }
 
-#[derive(Default)]
 pub(super) struct Miss {
-    /// The prompt's vector, where it was computed.
+    /// The prompt's vector, where it was computed and says all of the prompt.
     pub vector: Option<Arc<[f32]>>,
+    /// Whether the answer may be found by meaning later.
+    pub comparable: bool,
     pub reason: Option<&'static str>,
+}
+
+impl Miss {
+    pub fn new(admitted: &Admitted) -> Self {
+        let comparable = admitted.probe.is_some() && !admitted.request.chat.has_tools();
+        Self { vector: None, comparable, reason: admitted.allowed.reason }
+    }
 }
 
 impl Gateway {
@@ -125,7 +137,7 @@ impl Gateway {
 
     /// Asks the cache: exact key first, then meaning. Whatever goes wrong or takes too long here is a miss with a reason.
     pub(super) async fn find(&self, admitted: &Admitted) -> Found {
-        let mut miss = Miss { vector: None, reason: admitted.allowed.reason };
+        let mut miss = Miss::new(admitted);
         if !admitted.allowed.read_exact {
             return Found::Miss(miss);
         }
@@ -161,6 +173,11 @@ impl Gateway {
         let Some(probe) = admitted.probe.as_ref().filter(|_| admitted.allowed.read_semantic) else { return Ok(None) };
         let embed = cache.embed(probe.prompt.clone());
         let embedding = step("embed", budget, embed, ["embedding slow", "embedding failed"]).await?;
+        if !embedding.is_whole() {
+            miss.comparable = false;
+            miss.reason = Some(UNREADABLE);
+            return Ok(None);
+        }
         miss.vector = Some(embedding.vector.clone());
         let semantic = cache.semantic(&query, &embedding.vector, false);
         let semantic = step("semantic", budget, semantic, ["vector store slow", "vector store down"]).await?;
@@ -223,21 +240,20 @@ impl Gateway {
     ) -> Summary {
         let cost = self.cost(&admitted.request.chat.model, &answer.usage);
         if admitted.allowed.write && is_complete(answer) && passenger.claims_remembering() {
-            self.remember(admitted, answer, miss.vector.clone(), cost);
+            self.remember(admitted, answer, miss, cost);
         }
         // A follower cost nothing, and saved what its own call would have cost.
         let money = if passenger.leads() { (cost, Usd::default()) } else { (Usd::default(), cost) };
         self.settle_account(admitted, answer, missed(admitted, miss).status, money)
     }
 
-    fn remember(&self, admitted: &Admitted, answer: &Arc<Answer>, vector: Option<Arc<[f32]>>, cost: Usd) {
+    fn remember(&self, admitted: &Admitted, answer: &Arc<Answer>, miss: &Miss, cost: Usd) {
         if answer_bytes(answer) > admitted.settings.max_entry_bytes {
             metrics::counter!("reprise_writes_dropped_total", "reason" => "too large").increment(1);
             return;
         }
         let entry = Arc::new(admitted.entry(Answer::clone(answer), cost, Source::Live));
-        let comparable = admitted.probe.is_some() && !admitted.request.chat.has_tools();
-        self.inner.remember.put(entry, vector, comparable);
+        self.inner.remember.put(entry, miss.vector.clone(), miss.comparable);
     }
 }
 

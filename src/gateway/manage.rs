@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::admit::Admitted;
-use super::answer::{Found, Hit, Miss, missed, within};
+use super::answer::{Found, Hit, Miss, UNREADABLE, missed, within};
 use super::remember::is_complete;
 use super::{ExplainedCandidate, Explanation, Gateway, Health, Looked, ModelInfo, Request, Stats, Stored};
 use crate::cache::{Candidate, Semantic};
@@ -142,7 +142,7 @@ impl Gateway {
         let cache = &self.inner.cache;
         let comparable = admitted.probe.as_ref().filter(|_| !admitted.request.chat.has_tools());
         let vector = match comparable {
-            Some(probe) => Some(cache.embed(probe.prompt.clone()).await?.vector),
+            Some(probe) => Some(cache.embed(probe.prompt.clone()).await?).filter(Embedding::is_whole).map(|e| e.vector),
             None => None,
         };
         // What the caller paid is not known; what a hit will save is counted at the model's price.
@@ -156,7 +156,7 @@ impl Gateway {
     async fn explain_admitted(&self, admitted: &Admitted) -> Result<Explanation> {
         let (cache, query) = (&self.inner.cache, admitted.query());
         let mut explanation = Explanation {
-            outcome: missed(admitted, &Miss { vector: None, reason: admitted.allowed.reason }),
+            outcome: missed(admitted, &Miss::new(admitted)),
             key: admitted.key,
             scope: admitted.scope,
             candidates: Vec::new(),
@@ -179,6 +179,12 @@ impl Gateway {
         let embedding = cache.embed(probe.prompt.clone()).await?;
         explanation.stages.push(("embed", started.elapsed()));
         (explanation.embedded_tokens, explanation.truncated) = (embedding.tokens, embedding.truncated);
+        if !embedding.is_whole() {
+            if explanation.outcome.status != CacheStatus::Exact {
+                explanation.outcome.reason = Some(UNREADABLE);
+            }
+            return Ok(explanation);
+        }
         let started = Instant::now();
         let semantic = cache.semantic(&query, &embedding.vector, true).await?;
         let decided = started.elapsed().saturating_sub(semantic.search_time);

@@ -136,7 +136,7 @@ async fn write(cache: &Cache, job: &Job) -> Result<()> {
         && let Some(probe) = &job.entry.probe
     {
         match cache.embed(probe.prompt.clone()).await {
-            Ok(embedding) => vector = Some(embedding.vector),
+            Ok(embedding) => vector = embedding.is_whole().then_some(embedding.vector),
             // Still worth an exact hit.
             Err(error) => tracing::debug!(%error, "remembered without a vector"),
         }

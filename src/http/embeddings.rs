@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn vectors_are_floats_or_little_endian_base64() {
-        let embeddings = [Embedding { vector: vec![1.0, -0.1].into(), tokens: 3, truncated: false }];
+        let embeddings = [Embedding { vector: vec![1.0, -0.1].into(), tokens: 3, truncated: false, unknown: 0 }];
         let floats = serde_json::to_string(&render(&embeddings, Format::Float, "m")).unwrap();
         assert!(floats.contains(r#""embedding":[1.0,-0.1]"#), "{floats}");
         assert!(floats.contains(r#""usage":{"prompt_tokens":3,"total_tokens":3}"#), "{floats}");

@@ -70,6 +70,24 @@ async fn a_near_prompt_is_a_semantic_hit_only_above_the_threshold() {
 }
 
 #[tokio::test]
+async fn prompts_that_the_model_cannot_read_whole_never_hit_by_meaning() {
+    let setup = Setup::new().await;
+    // Alike in everything the embedder reads.
+    let long = |end: &str| {
+        let mut request = request(&format!("{} {end}", "word ".repeat(1000)));
+        request.controls.min_similarity = Some(Similarity::new(-1.0).unwrap());
+        request
+    };
+    setup.gateway.complete(long("and so enable it")).await.unwrap();
+    setup.settle().await;
+    let other = setup.gateway.complete(long("and so disable it")).await.unwrap();
+    assert_eq!(other.outcome.status, CacheStatus::Miss);
+    assert_eq!(other.outcome.reason, Some("not all of the prompt can be embedded"));
+    assert_eq!(setup.gateway.complete(long("and so enable it")).await.unwrap().outcome.status, CacheStatus::Exact);
+    assert_eq!(setup.gateway.stats().await.unwrap().vectors, 0);
+}
+
+#[tokio::test]
 async fn nothing_crosses_a_border() {
     let setup = Setup::new().await;
     ask(&setup.gateway, "same words").await;
