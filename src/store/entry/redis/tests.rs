@@ -139,6 +139,27 @@ async fn a_hanging_server_costs_a_call_no_more_than_the_timeout() {
 }
 
 #[tokio::test]
+async fn guarded_a_hanging_server_is_left_alone_until_it_answers_again() {
+    let server = RedisServer::start();
+    let limit = Duration::from_millis(50);
+    let store = GuardedEntries::new(connect(&server).await, "entry store", limit);
+    put(&*store, &entry(1, "x")).await;
+    server.freeze();
+    for _ in 0..5 {
+        assert_eq!(kind(store.get(&key(1)).await), ErrorKind::DeadlineExceeded);
+    }
+    assert!(!store.is_up());
+    let started = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(kind(store.get(&key(1)).await), ErrorKind::Unavailable);
+    }
+    assert!(started.elapsed() < limit, "{:?}", started.elapsed());
+    server.thaw();
+    eventually("it is up again", || async { store.is_up() }).await;
+    assert!(get(&*store, 1).await.is_some());
+}
+
+#[tokio::test]
 async fn starting_while_redis_is_down_is_no_error_and_it_is_found_when_it_comes() {
     let port = free_port();
     let store = RedisEntries::connect(&settings(format!("redis://127.0.0.1:{port}"))).await.unwrap();
