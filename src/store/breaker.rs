@@ -79,13 +79,15 @@ impl Breaker {
     // ## Up => Down
     fn failed(self: &Arc<Self>) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        // A call may be dropped after its runtime has ended, and then there is nobody left to probe.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         if failures < THRESHOLD || self.down.swap(true, Ordering::Relaxed) {
             return;
         }
         tracing::warn!(store = self.name, failures, "store is down, going on without it");
         self.report(false);
         let breaker = Arc::downgrade(self);
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             loop {
                 tokio::time::sleep(PROBE_EVERY).await;
                 let Some(breaker) = breaker.upgrade() else { return };

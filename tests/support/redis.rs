@@ -95,3 +95,20 @@ pub fn free_port() -> u16 {
         }
     }
 }
+
+/// Joins servers that were started with `--cluster-enabled yes`.
+pub fn make_cluster(servers: &[RedisServer]) {
+    let nodes: Vec<_> = servers.iter().map(|server| format!("127.0.0.1:{}", server.port())).collect();
+    let made = Command::new("redis-cli")
+        .args(["--cluster", "create"])
+        .args(&nodes)
+        .arg("--cluster-yes")
+        .output()
+        .expect("redis-cli, which comes with redis-server");
+    assert!(made.status.success(), "no cluster: {}", String::from_utf8_lossy(&made.stdout));
+    for server in servers {
+        server.wait_until(Duration::from_secs(10), "cluster", |server| {
+            server.command("CLUSTER INFO").contains("cluster_state:ok")
+        });
+    }
+}

@@ -12,6 +12,7 @@ use crate::types::{Entry, EntryKey, Error, ErrorKind, Owner, Result, Tag};
 mod footprint;
 pub mod guarded;
 pub mod l1;
+pub mod redis;
 pub mod sqlite;
 
 #[cfg(test)]

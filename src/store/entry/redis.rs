@@ -1,0 +1,260 @@
+//! Entries in Redis or a Redis Cluster (7.0 or later, or Valkey).
+//!
+//! Keys fall into [`BUCKETS`] buckets by their first byte, and the bucket is the hash tag of every Redis key, so that
+//! an entry and the tag sets it is in share a slot and change together:
+//!
+//! ```text
+//! <prefix>:e:{<bucket>}:<entry key>   hash: b = body, o = owner, t = ids of its tags; expires with the entry
+//! <prefix>:t:{<bucket>}:<tag id>      sorted set of entry keys by time of expiry; a tag id hashes owner and tag
+//! ```
+//!
+//! Deleting by tag reads one small set per bucket and never scans. A member whose entry is gone or has lost the tag
+//! is harmless: deletion looks at the entry itself. Members leave with the deletion, or by the first put after they expired,
+//! or with the set, which expires after its last member.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::{StreamExt, TryStreamExt, stream};
+use redis::{RedisError, Script, Value};
+
+use super::l1::{Coherence, Hot};
+use super::{EntryStats, EntryStore, decode, encode};
+use crate::config::Stores;
+use crate::types::{Entry, EntryKey, Error, ErrorKind, Owner, Result, Tag, UnixMillis};
+
+mod connection;
+mod tracking;
+
+use connection::{Connection, Target};
+
+/// More than the nodes a cluster may have; a deletion by tag asks each once.
+const BUCKETS: u8 = 64;
+/// Entries one script deletes: it holds up everybody else on its node.
+const DELETED_AT_ONCE: usize = 500;
+/// Scripts of one deletion that are under way at the same time.
+const DELETIONS_AT_ONCE: usize = 16;
+/// Clocks may differ by this much without a live entry leaving its tags.
+const SLACK: Duration = Duration::from_secs(60);
+/// Redis cannot take any number as a time to live.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// How many times the limit of a single call a deletion by tag may take.
+const BULK: u32 = 25;
+
+pub struct RedisEntries {
+    connection: Connection,
+    prefix: String,
+    timeout: Duration,
+    delete: Script,
+    delete_tagged: Script,
+    hot: Arc<Hot>,
+    tracking: tokio::task::JoinHandle<()>,
+}
+
+impl RedisEntries {
+    /// Connects in the background: that Redis is down is no error here. Until it is up, calls fail at once.
+    ///
+    /// Errors: `InvalidArgument` when an address is malformed.
+    pub async fn connect(settings: &Stores) -> Result<Arc<Self>> {
+        let target = Target::of(settings)?;
+        let hot = Hot::new(settings.l1_bytes, Coherence::Reported);
+        let prefix = settings.redis_prefix.clone();
+        let tracking = tracking::start(target.clone(), format!("{prefix}:e:"), hot.clone());
+        Ok(Arc::new(Self {
+            connection: Connection::open(target)?,
+            prefix,
+            timeout: settings.timeout,
+            delete: Script::new(
+                "if redis.call('HGET', KEYS[1], 'o') == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+                 return 0",
+            ),
+            // KEYS: the tag set, then entries; ARGV: the tag's id, then their members in the set.
+            delete_tagged: Script::new(
+                "local gone = {}
+                 for i = 2, #KEYS do
+                     local tags = redis.call('HGET', KEYS[i], 't')
+                     if tags and string.find(tags, ARGV[1], 1, true) then
+                         redis.call('DEL', KEYS[i])
+                         gone[#gone + 1] = i - 2
+                     end
+                     redis.call('ZREM', KEYS[1], ARGV[i])
+                 end
+                 return gone",
+            ),
+            hot,
+            tracking,
+        }))
+    }
+
+    /// What [`super::l1::L1Entries::with`] needs to stay true to what others write.
+    pub fn hot(&self) -> Arc<Hot> {
+        self.hot.clone()
+    }
+
+    fn entry_key(&self, key: &EntryKey) -> String {
+        format!("{}:e:{{{}}}:{key}", self.prefix, key.as_bytes()[0] % BUCKETS)
+    }
+
+    fn tag_set(&self, bucket: u8, tag_id: &str) -> String {
+        format!("{}:t:{{{bucket}}}:{tag_id}", self.prefix)
+    }
+
+    async fn within<T>(&self, limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::DeadlineExceeded, format!("Redis did not answer within {limit:?}")))
+        })
+    }
+
+    async fn delete_tagged_in(&self, bucket: u8, tag_id: &str) -> Result<Vec<EntryKey>> {
+        let set = self.tag_set(bucket, tag_id);
+        let mut connection = self.connection.get()?;
+        let members: Vec<Vec<u8>> = redis::cmd("ZRANGE").arg(&set).arg(0).arg(-1).query_async(&mut connection).await?;
+        let mut gone = Vec::new();
+        for members in members.chunks(DELETED_AT_ONCE) {
+            let keys: Vec<_> = members.iter().map(|member| key_of(member)).collect::<Result<_>>()?;
+            let mut call = self.delete_tagged.key(&set);
+            call.arg(tag_id);
+            for (key, member) in keys.iter().zip(members) {
+                call.key(self.entry_key(key)).arg(member);
+            }
+            let indices: Vec<usize> = call.invoke_async(&mut connection).await?;
+            gone.extend(indices.into_iter().filter_map(|i| keys.get(i).copied()));
+        }
+        Ok(gone)
+    }
+}
+
+#[async_trait]
+impl EntryStore for RedisEntries {
+    async fn get(&self, key: &EntryKey) -> Result<Option<Arc<Entry>>> {
+        let mut connection = self.connection.get()?;
+        let call = async {
+            let mut command = redis::cmd("HGET");
+            Ok(command.arg(self.entry_key(key)).arg("b").query_async::<Option<Vec<u8>>>(&mut connection).await?)
+        };
+        let Some(body) = self.within(self.timeout, call).await? else { return Ok(None) };
+        let entry = decode(&body)?;
+        Ok((!entry.is_expired(UnixMillis::now())).then(|| Arc::new(entry)))
+    }
+
+    async fn put(&self, entry: Arc<Entry>) -> Result<()> {
+        let now = UnixMillis::now();
+        if entry.is_expired(now) {
+            return Ok(());
+        }
+        let left = entry.expires.since(now).min(FOREVER);
+        let (key, bucket) = (self.entry_key(&entry.key), entry.key.as_bytes()[0] % BUCKETS);
+        let tag_ids: Vec<_> = entry.tags.iter().map(|tag| tag_id(&entry.owner, tag)).collect();
+        let mut pipe = redis::pipe();
+        pipe.atomic();
+        pipe.cmd("HSET").arg(&key).arg("b").arg(encode(&entry)?);
+        pipe.arg("o").arg(owner_id(&entry.owner)).arg("t").arg(tag_ids.join(",")).ignore();
+        pipe.cmd("PEXPIRE").arg(&key).arg(millis(left)).ignore();
+        for tag_id in &tag_ids {
+            let set = self.tag_set(bucket, tag_id);
+            let past = now.0.saturating_sub(millis(SLACK));
+            pipe.cmd("ZREMRANGEBYSCORE").arg(&set).arg("-inf").arg(past).ignore();
+            pipe.cmd("ZADD").arg(&set).arg(now.after(left).0).arg(&entry.key.as_bytes()[..]).ignore();
+            // GT alone leaves a set without an expiry as it is.
+            for when in ["NX", "GT"] {
+                pipe.cmd("PEXPIRE").arg(&set).arg(millis(left + SLACK)).arg(when).ignore();
+            }
+        }
+        let mut connection = self.connection.get()?;
+        self.within(self.timeout, async { Ok(pipe.query_async::<()>(&mut connection).await?) }).await
+    }
+
+    async fn delete(&self, owner: &Owner, key: &EntryKey) -> Result<bool> {
+        let mut connection = self.connection.get()?;
+        let mut call = self.delete.key(self.entry_key(key));
+        call.arg(owner_id(owner));
+        self.within(self.timeout, async { Ok(call.invoke_async::<bool>(&mut connection).await?) }).await
+    }
+
+    async fn delete_by_tag(&self, owner: &Owner, tag: &Tag) -> Result<Vec<EntryKey>> {
+        let tag_id = &tag_id(owner, tag);
+        let buckets = stream::iter((0..BUCKETS).map(|bucket| self.delete_tagged_in(bucket, tag_id)));
+        self.within(self.timeout * BULK, buckets.buffer_unordered(DELETIONS_AT_ONCE).try_concat()).await
+    }
+
+    /// Of the whole database, tag sets and what others keep there included: an exact count would cost every request.
+    async fn stats(&self) -> Result<EntryStats> {
+        let (mut one, mut other) = (self.connection.get()?, self.connection.get()?);
+        let call = async {
+            let (mut info, size) = (redis::cmd("INFO"), redis::cmd("DBSIZE"));
+            info.arg("memory").arg("stats");
+            let (info, entries) =
+                tokio::try_join!(info.query_async::<Value>(&mut one), size.query_async::<u64>(&mut other))?;
+            let (bytes, evicted) = (sum(&info, "used_memory_dataset:"), sum(&info, "evicted_keys:"));
+            Ok(EntryStats { entries, bytes, evicted })
+        };
+        self.within(self.timeout, call).await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        let mut connection = self.connection.get()?;
+        let call = async { Ok(redis::cmd("PING").query_async::<Value>(&mut connection).await.map(drop)?) };
+        self.within(self.timeout, call).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.tracking.abort();
+        self.hot.close();
+        self.connection.close();
+        Ok(())
+    }
+}
+
+impl Drop for RedisEntries {
+    fn drop(&mut self) {
+        self.tracking.abort();
+        self.connection.close();
+    }
+}
+
+impl From<RedisError> for Error {
+    fn from(error: RedisError) -> Self {
+        let kind = match error.kind() {
+            _ if error.is_timeout() => ErrorKind::DeadlineExceeded,
+            redis::ErrorKind::UnexpectedReturnType | redis::ErrorKind::Parse => ErrorKind::Corrupt,
+            redis::ErrorKind::InvalidClientConfig => ErrorKind::InvalidArgument,
+            _ => ErrorKind::Unavailable,
+        };
+        Error::new(kind, "Redis").with_source(error)
+    }
+}
+
+/// Ids hold no white space, so this is unambiguous.
+fn owner_id(owner: &Owner) -> String {
+    format!("{}\n{}", owner.tenant, owner.namespace)
+}
+
+/// 32 hexadecimal digits.
+fn tag_id(owner: &Owner, tag: &Tag) -> String {
+    let hash = blake3::hash(format!("{}\n{tag}", owner_id(owner)).as_bytes());
+    hash.to_hex()[..32].to_owned()
+}
+
+fn key_of(member: &[u8]) -> Result<EntryKey> {
+    let bytes = member.try_into().map_err(|_| Error::new(ErrorKind::Corrupt, "a tag set holds a malformed key"))?;
+    Ok(EntryKey::from_bytes(bytes))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Adds up one number of `INFO`'s reply: a text, or in a cluster a map of nodes to texts.
+fn sum(info: &Value, name: &str) -> u64 {
+    let in_text = |text: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0);
+    match info {
+        Value::BulkString(bytes) => in_text(&String::from_utf8_lossy(bytes)),
+        Value::VerbatimString { text, .. } | Value::SimpleString(text) => in_text(text),
+        Value::Map(nodes) => nodes.iter().map(|(_, info)| sum(info, name)).sum(),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! How Redis is reached: one server through a connection that mends itself, or a cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
+use redis::cluster::{ClusterClient, ClusterConfig};
+use redis::cluster_async::ClusterConnection;
+use redis::io::tcp::TcpSettings;
+use redis::{Client, Cmd, ConnectionInfo, IntoConnectionInfo, Pipeline, ProtocolVersion, RedisFuture, Value};
+use tokio::task::JoinHandle;
+
+use crate::config::Stores;
+use crate::types::{Error, Result};
+
+/// Commands on their way in one connection; more of them wait.
+const PIPELINED: usize = 1024;
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Where Redis is.
+#[derive(Clone)]
+pub(super) struct Target {
+    /// The server, or seed nodes of the cluster.
+    pub(super) nodes: Vec<ConnectionInfo>,
+    pub(super) is_cluster: bool,
+    pub(super) timeout: Duration,
+}
+
+impl Target {
+    pub(super) fn of(settings: &Stores) -> Result<Self> {
+        let is_cluster = !settings.redis_cluster_urls.is_empty();
+        let (field, urls) = match is_cluster {
+            true => ("stores.redis_cluster_urls", settings.redis_cluster_urls.as_slice()),
+            false => ("stores.redis_url", std::slice::from_ref(&settings.redis_url)),
+        };
+        let node = |url: &String| {
+            // The address may hold a password: it is not repeated.
+            let info = url.as_str().into_connection_info().map_err(|e| {
+                Error::invalid(field, "is not a Redis address such as redis://127.0.0.1:6379").with_source(e)
+            })?;
+            // A peer that is gone without a word is given up on; the kernel of one that merely hangs still answers.
+            let tcp = TcpSettings::default().set_nodelay(true);
+            #[cfg(target_os = "linux")]
+            let tcp = tcp.set_user_timeout((settings.timeout * 10).max(Duration::from_secs(2)));
+            let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+            Ok(info.set_redis_settings(redis).set_tcp_settings(tcp))
+        };
+        let nodes = urls.iter().map(node).collect::<Result<Vec<_>>>()?;
+        // For rediss://; somebody may have chosen one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Ok(Self { nodes, is_cluster, timeout: settings.timeout })
+    }
+
+    pub(super) fn client(&self, node: ConnectionInfo) -> Result<Client> {
+        Ok(Client::open(node)?)
+    }
+}
+
+pub(super) enum Connection {
+    Single(ConnectionManager),
+    /// Empty until the cluster was reached for the first time.
+    Cluster {
+        current: Arc<ArcSwapOption<ClusterConnection>>,
+        connecting: JoinHandle<()>,
+    },
+}
+
+impl Connection {
+    /// Does not wait for Redis.
+    pub(super) fn open(target: Target) -> Result<Self> {
+        if target.is_cluster {
+            let client =
+                ClusterClient::builder(target.nodes.clone()).use_protocol(ProtocolVersion::RESP3).retries(2).build()?;
+            let current = Arc::new(ArcSwapOption::empty());
+            let connecting = tokio::spawn(connect(client, target.timeout, current.clone()));
+            return Ok(Self::Cluster { current, connecting });
+        }
+        let node = target.nodes.first().cloned().ok_or_else(|| Error::internal("no Redis address"))?;
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(target.timeout))
+            .set_response_timeout(Some(target.timeout))
+            // The next call tries again: what fails now is said now.
+            .set_number_of_retries(0)
+            .set_pipeline_buffer_size(PIPELINED);
+        Ok(Self::Single(ConnectionManager::new_lazy_with_config(target.client(node)?, config)?))
+    }
+
+    pub(super) fn get(&self) -> Result<Live> {
+        match self {
+            Self::Single(manager) => Ok(Live::Single(manager.clone())),
+            Self::Cluster { current, .. } => {
+                let cluster = current.load_full().ok_or_else(|| Error::unavailable("no Redis Cluster reached yet"))?;
+                Ok(Live::Cluster((*cluster).clone()))
+            }
+        }
+    }
+
+    pub(super) fn close(&self) {
+        if let Self::Cluster { current, connecting } = self {
+            connecting.abort();
+            current.store(None);
+        }
+    }
+}
+
+/// Until the cluster is reached; after that its connection looks after itself.
+async fn connect(client: ClusterClient, timeout: Duration, current: Arc<ArcSwapOption<ClusterConnection>>) {
+    loop {
+        let config = ClusterConfig::new().set_connection_timeout(timeout).set_response_timeout(timeout);
+        match client.get_async_connection_with_config(config).await {
+            Ok(connection) => return current.store(Some(Arc::new(connection))),
+            // Callers are told by their calls, and the log by the breaker.
+            Err(error) => tracing::debug!(%error, "no Redis Cluster reached yet"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+pub(super) enum Live {
+    Single(ConnectionManager),
+    Cluster(ClusterConnection),
+}
+
+impl ConnectionLike for Live {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::Single(connection) => connection.req_packed_command(cmd),
+            Self::Cluster(connection) => connection.req_packed_command(cmd),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        commands: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::Single(connection) => connection.req_packed_commands(commands, offset, count),
+            Self::Cluster(connection) => connection.req_packed_commands(commands, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::Single(connection) => connection.get_db(),
+            Self::Cluster(connection) => connection.get_db(),
+        }
+    }
+}

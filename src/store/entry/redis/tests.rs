@@ -1,0 +1,263 @@
+use std::time::Instant;
+
+use super::super::contract::{self, entry, get, key, owner, put, tag, tagged};
+use super::super::guarded::GuardedEntries;
+use super::super::l1::L1Entries;
+use super::*;
+
+#[path = "../../../../tests/support/redis.rs"]
+mod server;
+
+use server::{RedisServer, free_port};
+
+fn settings(url: String) -> Stores {
+    Stores { redis_url: url, redis_prefix: "test".into(), timeout: Duration::from_millis(500), ..Stores::default() }
+}
+
+async fn connect(server: &RedisServer) -> Arc<RedisEntries> {
+    let store = RedisEntries::connect(&settings(server.url())).await.unwrap();
+    store.ping().await.unwrap();
+    store
+}
+
+/// A store and the same with an L1 that is open.
+async fn with_l1(server: &RedisServer) -> (Arc<RedisEntries>, Arc<L1Entries>) {
+    let store = connect(server).await;
+    let l1 = L1Entries::with(store.clone(), store.hot());
+    is_kept(&l1, &store.hot(), 999_999).await;
+    (store, l1)
+}
+
+/// Waits until an entry stays in process.
+async fn is_kept(l1: &L1Entries, hot: &Hot, n: u64) {
+    put(l1, &entry(n, "kept")).await;
+    eventually("an entry is kept in process", || async {
+        assert!(get(l1, n).await.is_some());
+        hot.get(&key(n)).is_some()
+    })
+    .await;
+}
+
+async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+    let started = Instant::now();
+    while !condition().await {
+        assert!(started.elapsed() < Duration::from_secs(10), "not within 10 s: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn kind<T>(outcome: Result<T>) -> ErrorKind {
+    outcome.err().expect("an error").kind
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bare_it_meets_the_contract() {
+    let server = RedisServer::start();
+    contract::run(connect(&server).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guarded_and_behind_its_l1_it_meets_the_contract() {
+    let server = RedisServer::start();
+    let store = connect(&server).await;
+    let guarded = GuardedEntries::new(store.clone(), "entry store", Duration::from_secs(1));
+    let l1 = L1Entries::with(guarded, store.hot());
+    is_kept(&l1, &store.hot(), 999_999).await;
+    contract::run(l1).await;
+}
+
+#[tokio::test]
+async fn what_another_client_changes_is_no_longer_served_from_memory() {
+    let server = RedisServer::start();
+    let (a, in_a) = with_l1(&server).await;
+    let b = connect(&server).await;
+    for n in 0..3 {
+        put(&*in_a, &tagged(n, &["a"])).await;
+        eventually("kept", || async { get(&*in_a, n).await.is_some() && a.hot().get(&key(n)).is_some() }).await;
+    }
+    put(&*b, &entry(0, "overwritten")).await;
+    assert!(b.delete(&owner("t", "n"), &key(1)).await.unwrap());
+    assert_eq!(b.delete_by_tag(&owner("t", "n"), &tag("a")).await.unwrap(), [key(2)]);
+    let started = Instant::now();
+    eventually("gone", || async {
+        let text = get(&*in_a, 0).await.unwrap().answer.choices[0].message.content.clone();
+        text.as_deref() == Some("overwritten") && get(&*in_a, 1).await.is_none() && get(&*in_a, 2).await.is_none()
+    })
+    .await;
+    assert!(started.elapsed() < Duration::from_millis(500), "it took {:?}", started.elapsed());
+
+    put(&*in_a, &entry(3, "x")).await;
+    eventually("kept", || async { get(&*in_a, 3).await.is_some() && a.hot().get(&key(3)).is_some() }).await;
+    server.command("FLUSHALL");
+    eventually("flushed", || async { get(&*in_a, 3).await.is_none() }).await;
+}
+
+#[tokio::test]
+async fn when_the_server_dies_nothing_is_served_from_memory_and_when_it_is_back_all_works() {
+    let port = free_port();
+    let server = RedisServer::start_with(port, &[]);
+    let (store, l1) = with_l1(&server).await;
+    drop(server);
+    eventually("L1 is closed", || async { store.hot().get(&key(999_999)).is_none() }).await;
+    let started = Instant::now();
+    assert_eq!(kind(l1.get(&key(999_999)).await), ErrorKind::Unavailable);
+    assert!(started.elapsed() < Duration::from_millis(700), "{:?}", started.elapsed());
+
+    let _server = RedisServer::start_with(port, &[]);
+    eventually("it answers again", || async { l1.ping().await.is_ok() }).await;
+    // It came back empty: what was in memory must not outlive it.
+    assert_eq!(get(&*l1, 999_999).await, None);
+    is_kept(&l1, &store.hot(), 1).await;
+}
+
+#[tokio::test]
+async fn when_only_the_tracking_connection_is_lost_memory_is_dropped() {
+    let server = RedisServer::start();
+    let (store, l1) = with_l1(&server).await;
+    let before = store.hot();
+    server.command("CLIENT KILL TYPE normal");
+    eventually("L1 is closed", || async { before.get(&key(999_999)).is_none() }).await;
+    eventually("it answers again", || async { l1.ping().await.is_ok() }).await;
+    is_kept(&l1, &store.hot(), 1).await;
+}
+
+#[tokio::test]
+async fn a_hanging_server_costs_a_call_no_more_than_the_timeout() {
+    let server = RedisServer::start();
+    let (store, l1) = with_l1(&server).await;
+    server.freeze();
+    for _ in 0..2 {
+        let started = Instant::now();
+        assert_eq!(kind(store.get(&key(1)).await), ErrorKind::DeadlineExceeded);
+        assert_eq!(kind(store.put(Arc::new(entry(1, "x"))).await), ErrorKind::DeadlineExceeded);
+        assert!(started.elapsed() < Duration::from_millis(1_400), "{:?}", started.elapsed());
+    }
+    eventually("L1 is closed", || async { store.hot().get(&key(999_999)).is_none() }).await;
+    server.thaw();
+    eventually("it answers again", || async { store.ping().await.is_ok() }).await;
+    is_kept(&l1, &store.hot(), 2).await;
+}
+
+#[tokio::test]
+async fn guarded_a_hanging_server_is_left_alone_until_it_answers_again() {
+    let server = RedisServer::start();
+    let limit = Duration::from_millis(50);
+    let store = GuardedEntries::new(connect(&server).await, "entry store", limit);
+    put(&*store, &entry(1, "x")).await;
+    server.freeze();
+    for _ in 0..5 {
+        assert_eq!(kind(store.get(&key(1)).await), ErrorKind::DeadlineExceeded);
+    }
+    assert!(!store.is_up());
+    let started = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(kind(store.get(&key(1)).await), ErrorKind::Unavailable);
+    }
+    assert!(started.elapsed() < limit, "{:?}", started.elapsed());
+    server.thaw();
+    eventually("it is up again", || async { store.is_up() }).await;
+    assert!(get(&*store, 1).await.is_some());
+}
+
+#[tokio::test]
+async fn starting_while_redis_is_down_is_no_error_and_it_is_found_when_it_comes() {
+    let port = free_port();
+    let store = RedisEntries::connect(&settings(format!("redis://127.0.0.1:{port}"))).await.unwrap();
+    let started = Instant::now();
+    for _ in 0..5 {
+        assert_eq!(kind(store.get(&key(1)).await), ErrorKind::Unavailable);
+    }
+    assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
+    let _server = RedisServer::start_with(port, &[]);
+    eventually("it answers", || async { store.ping().await.is_ok() }).await;
+    put(&*store, &entry(1, "x")).await;
+    assert!(get(&*store, 1).await.is_some());
+}
+
+#[tokio::test]
+async fn a_malformed_address_is_refused_without_repeating_its_password() {
+    let error = RedisEntries::connect(&settings("http://user:secret@host".into())).await.err().unwrap();
+    assert_eq!(error.kind, ErrorKind::InvalidArgument);
+    assert!(error.to_string().contains("stores.redis_url") && !error.to_string().contains("secret"), "{error}");
+}
+
+#[tokio::test]
+async fn everything_stored_expires_and_tag_sets_outlive_their_members() {
+    let server = RedisServer::start();
+    let store = connect(&server).await;
+    let hour = tagged(1, &["a"]);
+    put(&*store, &hour).await;
+    let minute = Entry { expires: UnixMillis::now().after(SLACK), key: same_bucket(1), ..tagged(2, &["a"]) };
+    put(&*store, &minute).await;
+    let set = store.tag_set(key(1).as_bytes()[0] % BUCKETS, &tag_id(&owner("t", "n"), &tag("a")));
+    let left = |key: &str| -> i64 {
+        let reply = server.command(&format!("PTTL {key}"));
+        reply.lines().next().unwrap().trim_start_matches(':').parse().unwrap()
+    };
+    assert!(server.command(&format!("ZCARD {set}")).starts_with(":2"));
+    assert!(left(&set) > 3_600_000, "{}", left(&set));
+    assert!((3_500_000..=3_600_000).contains(&left(&store.entry_key(&key(1)))));
+    // A member whose time is past leaves with the next put.
+    server.command(&format!("ZADD {set} 1 expired"));
+    put(&*store, &hour).await;
+    assert!(server.command(&format!("ZCARD {set}")).starts_with(":2"));
+    assert_eq!(store.delete_by_tag(&owner("t", "n"), &tag("a")).await.unwrap().len(), 2);
+    assert!(server.command("DBSIZE").starts_with(":0"), "{}", server.command("DBSIZE"));
+}
+
+/// Another key in the bucket of `key(n)`.
+fn same_bucket(n: u64) -> EntryKey {
+    let bucket = |key: &EntryKey| key.as_bytes()[0] % BUCKETS;
+    (1000..).map(key).find(|other| bucket(other) == bucket(&key(n))).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_meets_the_contract_with_a_coherent_l1() {
+    let servers: Vec<_> = (0..3).map(|_| RedisServer::start_with(free_port(), &["--cluster-enabled", "yes"])).collect();
+    server::make_cluster(&servers);
+    let urls = vec![servers[0].url(), servers[1].url()];
+    let settings = Stores { redis_cluster_urls: urls, ..settings("redis://unused".into()) };
+    let a = RedisEntries::connect(&settings).await.unwrap();
+    eventually("the cluster answers", || async { a.ping().await.is_ok() }).await;
+    let in_a = L1Entries::with(a.clone(), a.hot());
+    is_kept(&in_a, &a.hot(), 999_999).await;
+    contract::run(in_a.clone()).await;
+
+    let b = RedisEntries::connect(&settings).await.unwrap();
+    eventually("the cluster answers", || async { b.ping().await.is_ok() }).await;
+    for n in 0..12 {
+        is_kept(&in_a, &a.hot(), n).await;
+        put(&*b, &entry(n, "overwritten")).await;
+    }
+    eventually("gone", || async {
+        let found = futures::future::join_all((0..12).map(|n| get(&*in_a, n))).await;
+        found.into_iter().flatten().all(|e| e.answer.choices[0].message.content.as_deref() == Some("overwritten"))
+    })
+    .await;
+    let held = servers.iter().filter(|server| !server.command("DBSIZE").starts_with(":0")).count();
+    assert_eq!(held, 3, "all nodes hold entries");
+}
+
+/// Prints numbers rather than judging them: they depend on the machine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn measured() {
+    let server = RedisServer::start();
+    let (store, l1) = with_l1(&server).await;
+    let text = "x".repeat(1500);
+    let started = Instant::now();
+    for n in 0..1000 {
+        put(&*store, &entry(n, &text)).await;
+    }
+    let one = started.elapsed() / 1000;
+    let started = Instant::now();
+    for n in 0..1000 {
+        assert!(get(&*store, n).await.is_some());
+    }
+    let read = started.elapsed() / 1000;
+    is_kept(&l1, &store.hot(), 1).await;
+    let started = Instant::now();
+    for _ in 0..100_000 {
+        assert!(l1.get(&key(1)).await.unwrap().is_some());
+    }
+    println!("Redis put {one:?}, get {read:?}; L1 hit {:?}", started.elapsed() / 100_000);
+}
