@@ -70,6 +70,9 @@ impl Writer {
 
     pub(super) async fn commit(&mut self, mut group: Vec<Request>) {
         group.retain(|request| !request.reply.is_closed());
+        if group.is_empty() {
+            return;
+        }
         let (changes, replies): (Vec<_>, Vec<_>) = group.into_iter().map(|r| (r.change, r.reply)).unzip();
         let changes = Arc::new(changes);
         let (work, space) = (Arc::clone(&changes), self.space);
