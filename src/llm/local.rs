@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use self::generate::Job;
 use self::gguf::Model;
 use super::{DeltaStream, Provider};
-use crate::types::{Answer, Assembler, ChatRequest, Delta, Error, ErrorKind, Result};
+use crate::types::{Answer, Assembler, ChatRequest, Delta, Error, ErrorKind, FinishReason, Result};
 
 /// Names it answers to when the configuration gives none.
 pub const DEFAULT_MODELS: [&str; 2] = ["smollm2", "SmolLM2-135M-Instruct"];
@@ -130,7 +130,13 @@ impl Provider for LocalProvider {
         while let Some(delta) = listener.next().await? {
             assembler.push(&delta);
         }
-        Ok(assembler.finish())
+        let answer = assembler.finish();
+        match answer.finish() {
+            FinishReason::Missing => {
+                Err(Error::new(ErrorKind::Upstream, format!("provider {}: the answer was cut off", self.name)))
+            }
+            _ => Ok(answer),
+        }
     }
 
     async fn stream(&self, request: &ChatRequest) -> Result<DeltaStream> {

@@ -103,6 +103,38 @@ async fn a_dropped_caller_frees_the_worker_at_the_next_token() {
     // A thousand tokens would take twice as long at the least.
     let next = tokio::time::timeout(Duration::from_secs(15), provider.complete(&short)).await;
     assert_eq!(next.expect("the worker was still busy").unwrap().usage.completion_tokens, 1);
+
+    let hasty = provider.timeout(Duration::from_millis(1));
+    assert_eq!(hasty.complete(&long).await.unwrap_err().kind, ErrorKind::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once_and_empties_when_its_callers_go() {
+    let Some(path) = gguf() else { return };
+    let provider = LocalProvider::load("test", vec!["test-model".into()], &path).unwrap();
+    let mut long = chat("Tell a long story.");
+    long.max_tokens = Some(1000);
+    let mut waiting = Vec::new();
+    let refused = loop {
+        match provider.stream(&long).await {
+            Ok(stream) => waiting.push(stream),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((refused.kind, refused.retry_after), (ErrorKind::Overloaded, Some(Duration::from_secs(1))));
+    assert!((64..80).contains(&waiting.len()), "{} wait", waiting.len());
+    drop(waiting);
+    let mut short = chat("Hi");
+    short.max_tokens = Some(1);
+    let next = tokio::time::timeout(Duration::from_secs(15), async {
+        loop {
+            match provider.complete(&short).await {
+                Err(e) if e.kind == ErrorKind::Overloaded => tokio::time::sleep(Duration::from_millis(50)).await,
+                other => return other,
+            }
+        }
+    });
+    assert_eq!(next.await.expect("nobody is left in the queue").unwrap().usage.completion_tokens, 1);
 }
 
 #[tokio::test]
