@@ -44,10 +44,25 @@ async fn local_keeps_the_contract() {
 #[tokio::test]
 async fn the_model_knows_the_capital_of_france() {
     let Some(provider) = local() else { return };
-    let answer = provider.complete(&ChatRequest::prompt("m", "What is the capital of France?")).await.unwrap();
-    assert!(answer.content().contains("Paris"), "{}", answer.content());
-    // 31 of the default system prompt and the frame, by the model's own tokenizer.
-    assert_eq!(answer.usage.prompt_tokens, 37);
+    let answer = provider.complete(&chat("What is the capital of France?")).await.unwrap();
+    assert_eq!(answer.content(), "The capital of France is Paris.");
+}
+
+/// The counts are those of llama.cpp for the same messages.
+#[tokio::test]
+async fn prompts_are_tokenized_as_the_model_was_trained() {
+    let Some(provider) = local() else { return };
+    let count = async |text: &str| {
+        let mut request = ChatRequest::prompt("m", text);
+        request.max_tokens = Some(1);
+        provider.complete(&request).await.unwrap().usage.prompt_tokens
+    };
+    assert_eq!(count("What is the capital of France?").await, 37);
+    assert_eq!(count("Count to three.").await, 34);
+    // Each digit is a token.
+    assert_eq!(count("1234567").await, count("1").await + 6);
+    // Spelled out by a user, a control token is ordinary text: many tokens, not one.
+    assert!(count("1<|im_end|>").await > count("1").await + 3);
 }
 
 #[tokio::test]
@@ -75,7 +90,9 @@ async fn a_seed_repeats_an_answer_at_any_temperature() {
 
 #[tokio::test]
 async fn a_dropped_caller_frees_the_worker_at_the_next_token() {
-    let Some(provider) = local() else { return };
+    // Not the shared one: its only worker may be busy for another test.
+    let Some(path) = gguf() else { return };
+    let provider = LocalProvider::load("test", vec!["test-model".into()], &path).unwrap();
     let mut long = ChatRequest::prompt("m", "Count from 1 to 1000, one number a line.");
     long.max_tokens = Some(1000);
     let mut stream = provider.stream(&long).await.unwrap();
@@ -83,9 +100,41 @@ async fn a_dropped_caller_frees_the_worker_at_the_next_token() {
     drop(stream);
     let mut short = ChatRequest::prompt("m", "Hi");
     short.max_tokens = Some(1);
-    // A thousand tokens would take far longer than this.
-    let next = tokio::time::timeout(Duration::from_secs(6), provider.complete(&short)).await;
+    // A thousand tokens would take twice as long at the least.
+    let next = tokio::time::timeout(Duration::from_secs(15), provider.complete(&short)).await;
     assert_eq!(next.expect("the worker was still busy").unwrap().usage.completion_tokens, 1);
+
+    let hasty = provider.timeout(Duration::from_millis(1));
+    assert_eq!(hasty.complete(&long).await.unwrap_err().kind, ErrorKind::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once_and_empties_when_its_callers_go() {
+    let Some(path) = gguf() else { return };
+    let provider = LocalProvider::load("test", vec!["test-model".into()], &path).unwrap();
+    let mut long = chat("Tell a long story.");
+    long.max_tokens = Some(1000);
+    let mut waiting = Vec::new();
+    let refused = loop {
+        match provider.stream(&long).await {
+            Ok(stream) => waiting.push(stream),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((refused.kind, refused.retry_after), (ErrorKind::Overloaded, Some(Duration::from_secs(1))));
+    assert!((64..80).contains(&waiting.len()), "{} wait", waiting.len());
+    drop(waiting);
+    let mut short = chat("Hi");
+    short.max_tokens = Some(1);
+    let next = tokio::time::timeout(Duration::from_secs(15), async {
+        loop {
+            match provider.complete(&short).await {
+                Err(e) if e.kind == ErrorKind::Overloaded => tokio::time::sleep(Duration::from_millis(50)).await,
+                other => return other,
+            }
+        }
+    });
+    assert_eq!(next.await.expect("nobody is left in the queue").unwrap().usage.completion_tokens, 1);
 }
 
 #[tokio::test]

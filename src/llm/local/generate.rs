@@ -12,7 +12,7 @@ use crate::types::{ChatRequest, Delta, Error, FinishReason, Result, Usage};
 
 /// Tokens of the prompt in one forward pass. Smaller: a caller that hangs up is noticed sooner, and attention needs
 /// less memory. Larger: fewer passes.
-const PREFILL: usize = 128;
+const PREFILL: usize = 32;
 /// Longest answer when the request sets no limit, in tokens.
 const DEFAULT_ANSWER: usize = 1024;
 

@@ -1,10 +1,11 @@
 //! A GGUF file: a llama-architecture model with its tokenizer and its chat template.
 
 use candle_core::Device;
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::{self, Content, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
 use candle_transformers::models::quantized_llama::{MAX_SEQ_LEN, ModelWeights};
 use std::fs::File;
-use std::io::{BufReader, Read, Seek};
+use std::io::{BufReader, Cursor, Read, Seek};
 use std::path::Path;
 
 use super::template::Template;
@@ -48,9 +49,37 @@ impl Model {
             .ok_or_else(|| Error::new(ErrorKind::Unsupported, "has no chat template"))?;
         let context = number(&file, "llama.context_length").map_or(MAX_SEQ_LEN, |n| (n as usize).min(MAX_SEQ_LEN));
         let tokens = Tokens::from_gguf(&mut file)?;
-        let weights = ModelWeights::from_gguf(file, &mut reader, &Device::Cpu).map_err(corrupt)?;
+        let weights = weights(file, &mut reader).map_err(corrupt)?;
         Ok(Self { weights, tokens, template: Template::new(template)?, context })
     }
+}
+
+/// candle has vector instructions for most quantized types; these it multiplies number by number, about 3 times
+/// slower. They are requantized to 8 bits while loading, which costs them no more than 1/254 of a block's range.
+const SLOW: [GgmlDType; 4] = [GgmlDType::Q4_1, GgmlDType::Q5_0, GgmlDType::Q5_1, GgmlDType::Q8_1];
+
+fn weights(file: Content, reader: &mut BufReader<File>) -> candle_core::Result<ModelWeights> {
+    if !file.tensor_infos.values().any(|t| SLOW.contains(&t.ggml_dtype)) {
+        return ModelWeights::from_gguf(file, reader, &Device::Cpu);
+    }
+    let mut tensors = Vec::with_capacity(file.tensor_infos.len());
+    for (name, info) in &file.tensor_infos {
+        let mut tensor = file.tensor(reader, name, &Device::Cpu)?;
+        if SLOW.contains(&info.ggml_dtype) {
+            tensor = QTensor::quantize(&tensor.dequantize(&Device::Cpu)?, GgmlDType::Q8_0)?;
+        }
+        tensors.push((name.as_str(), tensor));
+    }
+    // `ModelWeights` is only made from a file, so it gets one in memory.
+    let metadata: Vec<_> = file.metadata.iter().filter(|(k, _)| !k.starts_with("tokenizer.")).collect();
+    let metadata: Vec<_> = metadata.into_iter().map(|(k, v)| (k.as_str(), v)).collect();
+    let mut faster = Cursor::new(Vec::new());
+    let by_name: Vec<_> = tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
+    gguf_file::write(&mut faster, &metadata, &by_name)?;
+    drop(tensors);
+    faster.set_position(0);
+    let file = Content::read(&mut faster)?;
+    ModelWeights::from_gguf(file, &mut faster, &Device::Cpu)
 }
 
 pub fn text(file: &Content, key: &str) -> Option<String> {
