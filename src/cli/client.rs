@@ -10,6 +10,8 @@ use crate::grpc::pb::cache_service_client::CacheServiceClient;
 use crate::grpc::pb::chat_service_client::ChatServiceClient;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A service that stops answering at all is given up after two of these. How long an answer may take is its own affair.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Answers may be as large as the service lets them be.
 const MAX_MESSAGE_BYTES: usize = 256 << 20;
 
@@ -29,7 +31,12 @@ impl Client {
         }
         let endpoint = Endpoint::from_shared(url.clone())
             .map_err(|_| Failure::usage(format!("{addr:?} is not an address; write for example 127.0.0.1:7070")))?;
-        let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).connect().await.map_err(|_| {
+        let endpoint = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE);
+        let channel = endpoint.connect().await.map_err(|_| {
             Failure::failed(format!(
                 "no service answers at {url}; start one with `reprise serve`, or say where it is with --addr or \
                  REPRISE_ADDR"

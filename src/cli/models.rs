@@ -58,7 +58,14 @@ async fn pull(args: ModelArgs) -> Result<(), Failure> {
     let config = args.config.load(&[])?.config;
     let names = match args.name {
         Some(name) => vec![name],
-        None => needed(&config, &Manifest::builtin()?),
+        None => {
+            let manifest = Manifest::builtin()?;
+            let embedder = &config.embedding.model;
+            if manifest.model(embedder).is_err() {
+                output::note(&format!("embedding.model {embedder} is not in the manifest: nothing to fetch for it"));
+            }
+            needed(&config, &manifest)
+        }
     };
     let mut pulled = Vec::new();
     for name in names {
@@ -184,6 +191,7 @@ mod tests {
         assert_eq!(both.len(), 2);
         assert_eq!(both[0], "all-MiniLM-L6-v2");
         assert_eq!(needed_with(&["providers=[{name=\"l\",kind=\"local\"},{name=\"k\",kind=\"local\"}]"]), both);
+        assert_eq!(needed_with(&["embedding.model=elsewhere"]), both[1..]);
         assert_eq!(needed_with(&["providers=[{name=\"s\",kind=\"scripted\",models=[\"m\"]}]"]), both[..1]);
     }
 }

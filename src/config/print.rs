@@ -44,9 +44,15 @@ impl Config {
 }
 
 fn redact(url: &mut String) {
-    let Ok(mut parsed) = Url::parse(url) else { return };
-    if parsed.password().is_some() && parsed.set_password(Some(REDACTED)).is_ok() {
-        *url = parsed.into();
+    match Url::parse(url) {
+        Ok(mut parsed) if parsed.password().is_some() => {
+            let hidden = parsed.set_password(Some(REDACTED)).map(|()| parsed.into());
+            *url = hidden.unwrap_or_else(|()| REDACTED.into());
+        }
+        Ok(_) => {}
+        // Where the password is cannot be told.
+        Err(_) if url.contains('@') => *url = REDACTED.into(),
+        Err(_) => {}
     }
 }
 

@@ -196,6 +196,22 @@ fn passwords_are_neither_printed_nor_told_in_errors() {
 }
 
 #[test]
+fn a_url_that_does_not_parse_hides_its_password_too() {
+    let config = load("[stores]\nredis_url = \"redis://u:hunter2@h:port\"", &[], &[]);
+    assert_eq!(config.redacted().stores.redis_url, "redacted");
+}
+
+#[test]
+fn the_example_in_the_readme_loads() {
+    let readme = include_str!("../../README.md");
+    let example = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let config = load(example, &[], &[]);
+    assert_eq!(config.providers[0].models, ["gpt-4o-mini"]);
+    assert_eq!(config.cache_of("support").min_similarity, 0.97);
+    assert_eq!(config.prices["gpt-4o-mini"].input.to_string(), "0.15");
+}
+
+#[test]
 fn a_listener_others_can_reach_and_an_absent_key_are_warned_about() {
     let set = "providers=[{name=\"p\",kind=\"anthropic\",models=[\"m\"],api_key_env=\"KEY\"}]";
     let config = load("", &[], &["server.grpc_addr=0.0.0.0:7070", set]);

@@ -1,4 +1,5 @@
 //! The rules of ARCHITECTURE.md that the compiler does not hold.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy does not take helpers of integration tests for tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
