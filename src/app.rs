@@ -16,6 +16,7 @@ use crate::llm::{self, Directory, Provider};
 use crate::store::entry::EntryStore;
 use crate::store::entry::guarded::GuardedEntries;
 use crate::store::entry::l1::L1Entries;
+use crate::store::entry::redis::RedisEntries;
 use crate::store::entry::sqlite::SqliteEntries;
 use crate::store::guarded_vectors::GuardedVectors;
 use crate::store::sqlite::Sqlite;
@@ -27,6 +28,9 @@ use crate::{grpc, http, models, telemetry};
 
 /// Longest a read or write of the embedded stores may take: a disk that hangs longer is left alone.
 const EMBEDDED_LIMIT: Duration = Duration::from_secs(2);
+
+/// How often the state of the dependencies is asked for, for `grpc.health.v1`.
+const HEALTH_EVERY: Duration = Duration::from_secs(5);
 
 /// A running service.
 pub struct App {
@@ -75,7 +79,8 @@ impl App {
                 shutdown.clone().cancelled_owned(),
             )),
         ];
-        serving.set_all(true).await;
+        serving.report(&gateway.health().await).await;
+        tokio::spawn(watch_health(gateway.clone(), serving, shutdown.clone()));
         Ok(Self { gateway, grpc_addr, http_addr, shutdown, servers, stores })
     }
 
@@ -116,6 +121,17 @@ impl App {
     }
 }
 
+/// Keeps `grpc.health.v1` true to the dependencies until shutdown, when the server itself says that it stops.
+async fn watch_health(gateway: Arc<Gateway>, serving: grpc::Serving, shutdown: CancellationToken) {
+    let watch = async {
+        loop {
+            tokio::time::sleep(HEALTH_EVERY).await;
+            serving.report(&gateway.health().await).await;
+        }
+    };
+    shutdown.run_until_cancelled(watch).await;
+}
+
 fn panicked(error: tokio::task::JoinError) -> Error {
     Error::internal("a server panicked").with_source(error)
 }
@@ -151,7 +167,11 @@ async fn stores(config: &Config, embedder: &dyn Embedder) -> Result<Stores> {
             let disk = SqliteEntries::new(sqlite.clone(), settings.max_bytes).await?;
             L1Entries::new(GuardedEntries::new(disk, "entry store", EMBEDDED_LIMIT), settings.l1_bytes)
         }
-        _ => return Err(Error::internal("redis")),
+        _ => {
+            let redis = RedisEntries::connect(settings).await?;
+            let hot = redis.hot();
+            L1Entries::with(GuardedEntries::new(redis, "entry store", settings.timeout), hot)
+        }
     };
     let (vectors, limit): (Arc<dyn VectorStore>, _) = match (settings.vectors, &sqlite) {
         (VectorBackend::Flat, Some(sqlite)) => {

@@ -109,7 +109,7 @@ mod tests {
             scope: ScopeId::from_bytes([2; 32]),
             owner: owner("t"),
             probe: None,
-            answer: Answer::text("m", "Paris. It is in France.", Usage::new(5, 9)),
+            answer: Answer::text("m", "Paris. It is in France.", Usage::new(5, 9)).into(),
             cost: Usd::default(),
             created: UnixMillis(NOW.0 - 10_000),
             expires: UnixMillis(NOW.0 + 10_000),
@@ -162,7 +162,7 @@ mod tests {
     fn an_uncounted_answer_is_as_long_as_its_bytes() {
         let mut request = ChatRequest::prompt("m", "q");
         request.max_tokens = Some(9);
-        let uncounted = Entry { answer: Answer::text("m", "ten bytes!", Usage::default()), ..entry() };
+        let uncounted = Entry { answer: Answer::text("m", "ten bytes!", Usage::default()).into(), ..entry() };
         assert_eq!(verdict(Some(&uncounted), 1.0, &request, None), Verdict::TooLong);
     }
 }

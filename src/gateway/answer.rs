@@ -91,7 +91,7 @@ impl Gateway {
     async fn complete_admitted(&self, admitted: &Admitted) -> Result<Completed> {
         let miss = match self.find(admitted).await {
             Found::Hit(hit) => {
-                let answer = Arc::new(hit.entry.answer.clone());
+                let answer = hit.entry.answer.clone();
                 let (outcome, summary) = self.settle_hit(admitted, &hit);
                 return Ok(Completed { outcome, answer, summary });
             }
@@ -252,14 +252,14 @@ impl Gateway {
             metrics::counter!("reprise_writes_dropped_total", "reason" => "too large").increment(1);
             return;
         }
-        let entry = Arc::new(admitted.entry(Answer::clone(answer), cost, Source::Live));
+        let entry = Arc::new(admitted.entry(answer.clone(), cost, Source::Live));
         self.inner.remember.put(entry, miss.vector.clone(), miss.comparable);
     }
 }
 
 impl Admitted {
     /// The entry that remembers `answer` for this request.
-    pub(super) fn entry(&self, answer: Answer, cost: Usd, source: Source) -> Entry {
+    pub(super) fn entry(&self, answer: Arc<Answer>, cost: Usd, source: Source) -> Entry {
         let created = UnixMillis::now();
         Entry {
             key: self.key,

@@ -147,7 +147,7 @@ impl Gateway {
         };
         // What the caller paid is not known; what a hit will save is counted at the model's price.
         let cost = self.cost(&admitted.request.chat.model, &answer.usage);
-        let entry = Arc::new(admitted.entry(answer, cost, Source::Stored));
+        let entry = Arc::new(admitted.entry(Arc::new(answer), cost, Source::Stored));
         let stored = Stored { key: entry.key, expires: entry.expires, semantic: vector.is_some() };
         cache.put(entry, vector).await?;
         Ok(stored)

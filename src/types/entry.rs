@@ -1,6 +1,7 @@
 //! A remembered answer with its provenance.
 
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{Answer, EntryKey, Owner, Probe, ScopeId, Tag, Usd};
@@ -56,7 +57,8 @@ pub struct Entry {
     /// `None` when the request cannot be compared by meaning: then it is found by its exact key only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<Probe>,
-    pub answer: Answer,
+    /// Shared, because a hit hands it out as it is.
+    pub answer: Arc<Answer>,
     pub cost: Usd,
     pub created: UnixMillis,
     pub expires: UnixMillis,

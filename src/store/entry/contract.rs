@@ -32,7 +32,7 @@ pub fn entry(n: u64, text: &str) -> Entry {
         scope: ScopeId::from_bytes([7; 32]),
         owner: owner("t", "n"),
         probe: None,
-        answer: Answer::text("model", text, Usage::new(3, 4)),
+        answer: Answer::text("model", text, Usage::new(3, 4)).into(),
         cost: Usd::default(),
         created: now,
         expires: now.after(Duration::from_secs(3600)),
@@ -106,10 +106,11 @@ async fn gives_back_every_field(store: &dyn EntryStore) {
         history: vec![Turn { role: Role::User, text: "before\n".into() }],
         prompt: "what now? 🤔".into(),
     });
-    rich.answer.choices[0].message.tool_calls = vec![json!({"id": "call_1", "z": [1, null, {"b": 1.5, "a": -2}]})];
-    rich.answer.choices[0].extra.insert("logprobs".into(), json!({"content": [{"logprob": -0.25}]}));
-    rich.answer.extra.insert("system_fingerprint".into(), json!("fp"));
-    rich.answer.usage.extra.insert("prompt_tokens_details".into(), json!({"cached_tokens": 2}));
+    let answer = Arc::make_mut(&mut rich.answer);
+    answer.choices[0].message.tool_calls = vec![json!({"id": "call_1", "z": [1, null, {"b": 1.5, "a": -2}]})];
+    answer.choices[0].extra.insert("logprobs".into(), json!({"content": [{"logprob": -0.25}]}));
+    answer.extra.insert("system_fingerprint".into(), json!("fp"));
+    answer.usage.extra.insert("prompt_tokens_details".into(), json!({"cached_tokens": 2}));
     rich.cost = Usd("0.000000123456789".parse().unwrap());
     rich.tags = vec![tag("doc:7"), tag("日本"), tag("doc:7")];
     rich.depends_on = vec!["a@1".into(), "b@2".into()];
