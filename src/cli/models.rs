@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(both.len(), 2);
         assert_eq!(both[0], "all-MiniLM-L6-v2");
         assert_eq!(needed_with(&["providers=[{name=\"l\",kind=\"local\"},{name=\"k\",kind=\"local\"}]"]), both);
-        assert_eq!(needed_with(&["embedding.model=elsewhere"]), both[1..]);
+        assert_eq!(needed_with(&["embedding.model=hashed-ngrams"]), both[1..]);
         assert_eq!(needed_with(&["providers=[{name=\"s\",kind=\"scripted\",models=[\"m\"]}]"]), both[..1]);
     }
 }
