@@ -5,6 +5,10 @@
 mod openai_sdk;
 mod path;
 mod process;
+mod redis;
+#[allow(dead_code, reason = "the unit tests use what is not used here")]
+#[path = "../support/redis.rs"]
+mod redis_server;
 mod service;
 mod support;
 mod tidy;

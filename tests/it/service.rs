@@ -78,3 +78,8 @@ pub fn chat(prompt: &str) -> Option<pb::ChatRequest> {
     let message = pb::Message { role: pb::Role::User.into(), content: prompt.into(), ..Default::default() };
     Some(pb::ChatRequest { model: "m".into(), messages: vec![message], ..Default::default() })
 }
+
+pub fn http_client() -> reqwest::Client {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap()
+}

@@ -1,7 +1,5 @@
 //! Both surfaces against the real binary: good requests, and every kind of bad one.
 
-use std::time::Duration;
-
 use reprise::grpc::pb;
 use reprise::grpc::pb::cache_service_client::CacheServiceClient;
 use reprise::grpc::pb::chat_service_client::ChatServiceClient;
@@ -10,7 +8,7 @@ use serde_json::{Value, json};
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use crate::service::{Service, chat, context};
+use crate::service::{Service, chat, context, http_client};
 
 async fn start(sets: &[&str]) -> (tempfile::TempDir, Service) {
     let folder = tempfile::tempdir().unwrap();
@@ -19,12 +17,7 @@ async fn start(sets: &[&str]) -> (tempfile::TempDir, Service) {
 }
 
 fn post(service: &Service, path: &str, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
-    client().post(format!("{}{path}", service.http)).header("content-type", "application/json").body(body)
-}
-
-fn client() -> reqwest::Client {
-    rustls::crypto::ring::default_provider().install_default().ok();
-    reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap()
+    http_client().post(format!("{}{path}", service.http)).header("content-type", "application/json").body(body)
 }
 
 fn body(prompt: &str) -> String {
@@ -294,7 +287,7 @@ async fn health_readiness_metrics_and_reflection_answer() {
     let (_folder, service) = start(&[]).await;
     post(&service, "/v1/chat/completions", body("count me")).send().await.unwrap();
     let get = async |path: &str| {
-        let reply = client().get(format!("{}{path}", service.http)).send().await.unwrap();
+        let reply = http_client().get(format!("{}{path}", service.http)).send().await.unwrap();
         (reply.status().as_u16(), reply.text().await.unwrap())
     };
     assert_eq!(get("/health").await.0, 200);
