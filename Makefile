@@ -31,7 +31,7 @@ bench: test-models ## Run the benchmarks
 	$(CARGO) bench
 
 doc: ## Build the API documentation, with warnings as errors
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items
 
 buf: ## Check the protocol files with buf, if npm is there
 	@if command -v npx >/dev/null; then npx --yes @bufbuild/buf lint; else echo "npm is not there: buf lint was left out"; fi
