@@ -26,8 +26,6 @@ pub enum Verdict {
     TooOld,
     /// Its answer has more tokens than the request allows.
     TooLong,
-    /// Its answer contains one of the request's stop sequences.
-    StopSequence,
     /// It belongs to another owner or scope: a store gave what it must not.
     Foreign,
 }
@@ -40,7 +38,6 @@ impl Verdict {
             Self::Gone => "its answer is gone",
             Self::TooOld => "older than max_age",
             Self::TooLong => "longer than max_tokens",
-            Self::StopSequence => "contains a stop sequence",
             Self::Foreign => "belongs to another scope",
         }
     }
@@ -73,9 +70,6 @@ pub fn judge(
     if request.max_answer_tokens().is_some_and(|limit| answer_tokens(entry) > u64::from(limit)) {
         return Verdict::TooLong;
     }
-    if request.stop_sequences().iter().any(|stop| entry.answer.content().contains(stop.as_str())) {
-        return Verdict::StopSequence;
-    }
     Verdict::Hit
 }
 
@@ -95,7 +89,7 @@ fn answer_tokens(entry: &Entry) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Answer, EntryKey, Namespace, Stop, TenantId, Usage, Usd};
+    use crate::types::{Answer, EntryKey, Namespace, TenantId, Usage, Usd};
 
     const NOW: UnixMillis = UnixMillis(1_000_000);
 
@@ -153,9 +147,6 @@ mod tests {
         assert_eq!(verdict(Some(&entry()), 1.0, &request, None), Verdict::Hit);
         request.max_tokens = Some(8);
         assert_eq!(verdict(Some(&entry()), 1.0, &request, None), Verdict::TooLong);
-        request.max_tokens = None;
-        request.stop = Some(Stop::One("It is".into()));
-        assert_eq!(verdict(Some(&entry()), 1.0, &request, None), Verdict::StopSequence);
     }
 
     #[test]

@@ -6,7 +6,9 @@ use tokio::time::Instant;
 
 use super::decide::is_fresh;
 use super::{Cache, Policy, Verdict, judge};
-use crate::types::{ChatRequest, Embedding, Entry, EntryKey, Owner, Result, ScopeId, Similarity, UnixMillis};
+use crate::types::{
+    ChatRequest, Embedding, Entry, EntryKey, ErrorKind, Owner, Result, ScopeId, Similarity, UnixMillis,
+};
 
 /// One request, as the cache sees it.
 #[derive(Debug, Clone, Copy)]
@@ -47,17 +49,21 @@ impl Semantic {
     }
 }
 
+impl Query<'_> {
+    /// Whether an entry is an exact hit: of that very request and owner, alive and young enough.
+    pub fn is_answered_by(&self, entry: &Entry) -> bool {
+        let now = UnixMillis::now();
+        entry.key == *self.key
+            && entry.owner == *self.owner
+            && !entry.is_expired(now)
+            && is_fresh(entry, self.policy.max_age, now)
+    }
+}
+
 impl Cache {
     /// The entry of that very request. Touches neither embedder nor vectors.
     pub async fn exact(&self, query: &Query<'_>) -> Result<Option<Arc<Entry>>> {
-        let found = self.entries.get(query.key).await?;
-        let now = UnixMillis::now();
-        Ok(found.filter(|entry| {
-            entry.key == *query.key
-                && entry.owner == *query.owner
-                && !entry.is_expired(now)
-                && is_fresh(entry, query.policy.max_age, now)
-        }))
+        Ok(self.entries.get(query.key).await?.filter(|entry| query.is_answered_by(entry)))
     }
 
     /// The prompt as a vector; computed once per request and handed along.
@@ -74,7 +80,7 @@ impl Cache {
         let now = UnixMillis::now();
         for near in matches {
             let worth_reading = all || near.similarity >= query.policy.min_similarity;
-            let entry = if worth_reading { self.entries.get(&near.key).await? } else { None };
+            let entry = if worth_reading { self.body(&near.key).await? } else { None };
             if worth_reading && entry.is_none() {
                 self.forget_point(near.key);
             }
@@ -86,6 +92,18 @@ impl Cache {
             }
         }
         Ok(found)
+    }
+
+    /// The entry of a vector; one that does not decode is as good as gone.
+    async fn body(&self, key: &EntryKey) -> Result<Option<Arc<Entry>>> {
+        match self.entries.get(key).await {
+            Err(error) if error.kind == ErrorKind::Corrupt => {
+                metrics::counter!("reprise_corrupt_entries_total").increment(1);
+                tracing::warn!(%error, "an entry does not decode; its vector is removed");
+                Ok(None)
+            }
+            read => read,
+        }
     }
 
     /// Removes a vector whose entry is gone, out of the request's way.

@@ -45,8 +45,11 @@ fn as_text(stats: &pb::StatsResponse) -> String {
     let mut text = format!("{}\n\n", output::table(&["answered by", "requests", "share"], 1, rows));
     let mut add = |name: &str, value: String| text += &format!("{name:16}{value}\n");
     let size = output::bytes(stats.entry_bytes);
-    add("entries", format!("{} ({size}, {} evicted)", stats.entries, stats.evicted));
-    add("vectors", stats.vectors.to_string());
+    let unless_silent = |store: &str, says: String| {
+        if stats.unavailable.iter().any(|silent| silent == store) { "unknown: the store is down".into() } else { says }
+    };
+    add("entries", unless_silent("entries", format!("{} ({size}, {} evicted)", stats.entries, stats.evicted)));
+    add("vectors", unless_silent("vectors", stats.vectors.to_string()));
     add("embedding", stats.embedding_model.clone());
     add("spent", format!("${}", stats.spent_usd));
     add("saved", format!("${}", stats.saved_usd));
@@ -72,6 +75,7 @@ fn as_json(stats: &pb::StatsResponse) -> serde_json::Value {
         "embedding_model": stats.embedding_model,
         "uptime_seconds": output::from_wire(stats.uptime).map(|uptime| uptime.as_secs_f64()),
         "writes_dropped": stats.writes_dropped,
+        "unavailable": stats.unavailable,
     })
 }
 

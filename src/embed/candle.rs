@@ -68,6 +68,10 @@ impl Embedder for CandleEmbedder {
     async fn embed(&self, texts: Vec<String>) -> Result<Vec<Embedding>> {
         self.worker.embed(texts).await
     }
+
+    async fn ping(&self) -> Result<()> {
+        if self.worker.is_alive() { Ok(()) } else { Err(Error::unavailable("the embedding threads have ended")) }
+    }
 }
 
 fn device(wanted: config::Device) -> Result<Device> {

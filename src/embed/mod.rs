@@ -29,6 +29,11 @@ pub trait Embedder: Send + Sync + 'static {
     /// One embedding per text, in order. Sheds with [`crate::types::ErrorKind::Overloaded`] when its queue is full;
     /// a dropped future takes its texts out of the queue.
     async fn embed(&self, texts: Vec<String>) -> Result<Vec<Embedding>>;
+
+    /// Answers when texts are taken; costs no forward pass.
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// What there is to know of an embedding model.

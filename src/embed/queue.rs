@@ -112,6 +112,11 @@ impl Queue {
         self.room.notified()
     }
 
+    /// Whether texts are taken, room permitting.
+    pub(super) fn is_open(&self) -> bool {
+        !self.state.lock().closed
+    }
+
     /// No new texts; those inside still get their embeddings.
     pub(super) fn close(&self) {
         self.state.lock().closed = true;

@@ -76,6 +76,11 @@ impl Worker {
         Ok(embeddings)
     }
 
+    /// Whether texts are taken and the threads that work on them live.
+    pub(super) fn is_alive(&self) -> bool {
+        self.queue.is_open() && self.threads.lock().iter().all(|thread| !thread.is_finished())
+    }
+
     /// Refuses new texts, finishes those inside, ends the threads.
     pub(super) async fn close(&self) -> Result<()> {
         self.queue.close();

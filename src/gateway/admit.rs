@@ -21,6 +21,8 @@ pub(super) struct Admitted {
     pub allowed: Cacheability,
     pub policy: Policy,
     pub started: Instant,
+    /// The same moment on the clock of [`super::changes`].
+    pub as_of: u64,
     pub deadline: Instant,
     /// A place among the requests worked on at once; `None` where no work upstream can follow.
     _place: Option<OwnedSemaphorePermit>,
@@ -68,7 +70,7 @@ impl Gateway {
     }
 
     fn identify(&self, mut request: Request, place: Option<OwnedSemaphorePermit>) -> Result<Admitted> {
-        let started = Instant::now();
+        let (started, as_of) = (Instant::now(), self.inner.changes.now());
         let config = &self.inner.config;
         request.chat.model = self.inner.directory.model(&request.chat.model)?;
         request.chat.validate(config.limits.max_messages, config.limits.max_prompt_bytes)?;
@@ -96,6 +98,6 @@ impl Gateway {
         if deadline <= started {
             return Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline had passed when the request came"));
         }
-        Ok(Admitted { request, settings, key, scope, probe, allowed, policy, started, deadline, _place: place })
+        Ok(Admitted { request, settings, key, scope, probe, allowed, policy, started, as_of, deadline, _place: place })
     }
 }

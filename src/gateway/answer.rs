@@ -27,6 +27,8 @@ pub(super) struct FlightKey {
     write: bool,
     ttl: Option<Duration>,
     tags: Vec<Tag>,
+    /// When a deletion or correction last concerned it: no request after one shares a call from before.
+    changed: u64,
 }
 
 /// What the cache said.
@@ -163,7 +165,7 @@ impl Gateway {
     /// search that hangs does not cost a second embedding.
     async fn look(&self, admitted: &Admitted, budget: Instant, miss: &mut Miss) -> Result<Option<Hit>, &'static str> {
         let (cache, query) = (&self.inner.cache, admitted.query());
-        if let Some(entry) = self.inner.remember.peek(&admitted.key) {
+        if let Some(entry) = self.inner.remember.peek(&admitted.key).filter(|entry| query.is_answered_by(entry)) {
             return Ok(Some(Hit { entry, similarity: None }));
         }
         let exact = step("exact", budget, cache.exact(&query), ["entry store slow", "entry store down"]).await?;
@@ -191,12 +193,15 @@ impl Gateway {
             return Err(Error::new(ErrorKind::NotCached, "only-if-cached was asked for, and the cache has no answer"));
         }
         let provider = self.inner.directory.provider(&admitted.request.chat.model)?.clone();
-        // A request that shuns the cache wants a call of its own.
-        let shared = (!admitted.allowed.is_bypass()).then(|| FlightKey {
+        let controls = &admitted.request.controls;
+        // A request that shuns the cache, or wants a new answer, wants a call of its own.
+        let alone = admitted.allowed.is_bypass() || controls.use_cache == UseCache::Refresh;
+        let shared = (!alone).then(|| FlightKey {
             key: admitted.key,
             write: admitted.allowed.write,
-            ttl: admitted.request.controls.ttl,
-            tags: admitted.request.controls.tags.clone(),
+            ttl: controls.ttl,
+            tags: controls.tags.clone(),
+            changed: self.inner.changes.last(&admitted.key, &admitted.request.owner, &controls.tags),
         });
         let chat = &admitted.request.chat;
         let limit = self.inner.config.server.request_timeout;
@@ -253,7 +258,7 @@ impl Gateway {
             return;
         }
         let entry = Arc::new(admitted.entry(answer.clone(), cost, Source::Live));
-        self.inner.remember.put(entry, miss.vector.clone(), miss.comparable);
+        self.inner.remember.put(entry, admitted.as_of, miss.vector.clone(), miss.comparable);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the cache may do for a request, from the caller's wish, the namespace's policy and the nature of the request.
 
 use crate::config::{AudienceRule, Cache as Settings};
-use crate::types::{Audience, CacheMode, ChatRequest, SessionId, UseCache, UserId};
+use crate::types::{Audience, CacheMode, ChatRequest, UseCache};
 
 use super::Request;
 
@@ -32,10 +32,12 @@ impl Cacheability {
 
 /// Who may be served what this request leaves behind.
 pub fn audience(request: &Request, settings: &Settings) -> Audience {
-    match (&request.session, &request.user) {
-        (Some(session), _) => Audience::Session(SessionId::clone(session)),
-        (None, Some(user)) if settings.audience == AudienceRule::User => Audience::User(UserId::clone(user)),
-        _ => Audience::Shared,
+    let user = request.user.clone().filter(|_| settings.audience == AudienceRule::User);
+    match (user, request.session.clone()) {
+        (Some(user), Some(session)) => Audience::UserSession(user, session),
+        (Some(user), None) => Audience::User(user),
+        (None, Some(session)) => Audience::Session(session),
+        (None, None) => Audience::Shared,
     }
 }
 
@@ -52,7 +54,7 @@ pub fn cacheability(request: &Request, settings: &Settings, has_probe: bool) -> 
         return Cacheability::bypass(reason);
     }
     // Without a user there is nobody to keep the answer to, and keeping it to "nobody" would share it.
-    if settings.audience == AudienceRule::User && request.user.is_none() && request.session.is_none() {
+    if settings.audience == AudienceRule::User && request.user.is_none() {
         return Cacheability::bypass("no user");
     }
     if settings.bypass_time_sensitive && is_time_sensitive(&request.chat) {
@@ -154,6 +156,7 @@ fn contains_words(text: &str, phrase: &str) -> bool {
 mod tests {
     use super::super::testing::request;
     use super::*;
+    use crate::types::{SessionId, UserId};
 
     fn of(request: &Request, settings: &Settings) -> Cacheability {
         cacheability(request, settings, request.chat.probe().is_some())
@@ -217,5 +220,8 @@ mod tests {
         assert_eq!(of(&known, &settings), Cacheability::FULL);
         assert_eq!(audience(&known, &settings), Audience::User(UserId::new("bo").unwrap()));
         assert_eq!(audience(&known, &Settings::default()), Audience::Shared);
+        let session = SessionId::new("1").unwrap();
+        known.session = Some(session.clone());
+        assert_eq!(audience(&known, &settings), Audience::UserSession(UserId::new("bo").unwrap(), session));
     }
 }

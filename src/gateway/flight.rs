@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::llm::DeltaStream;
-use crate::types::{Answer, Assembler, Delta, Error, Result};
+use crate::types::{Answer, Assembler, Delta, Error, ErrorKind, FinishReason, Result};
 
 /// What a provider call gives: everything at once, or bit by bit.
 pub enum Landing {
@@ -128,7 +128,7 @@ where
                     assembler.push(&delta);
                     flight.change(|log| log.deltas.push(delta));
                 }
-                Ok(assembler.finish())
+                whole(assembler.finish())
             }
         }
     };
@@ -139,6 +139,15 @@ where
     // Off the board first: whoever sees the end and asks again must not board this flight.
     flights.retire(key.as_ref(), &flight);
     flight.change(|log| log.end = Some(end));
+}
+
+/// A stream's answer, if every part of it came to its own end: half an answer must not pass for a whole one.
+fn whole(answer: Answer) -> Result<Answer> {
+    let broken = answer.choices.iter().any(|choice| choice.finish == FinishReason::Missing);
+    if broken || answer.choices.is_empty() {
+        return Err(Error::new(ErrorKind::Upstream, "the provider's answer broke off before its end"));
+    }
+    Ok(answer)
 }
 
 impl Flight {
@@ -234,7 +243,7 @@ impl<K: Eq + std::hash::Hash + Clone> Drop for Passenger<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{ErrorKind, FinishReason, Usage};
+    use crate::types::Usage;
     use futures::stream;
     use std::sync::atomic::AtomicUsize;
     use std::time::Duration;
@@ -335,6 +344,17 @@ mod tests {
             assert_eq!(text, "a b c");
             assert_eq!(whole.content(), "a b c");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_breaks_off_is_an_error_for_everybody() {
+        let flights = Flights::default();
+        let cut = || async { Ok(Landing::Pieces(stream::iter([Ok(Delta::text("half an"))]).boxed())) };
+        let mut streamed = flights.join(Some(1), cut);
+        let mut unary = flights.join(Some(1), cut);
+        assert!(matches!(streamed.next().await, Ok(Progress::Delta(_))));
+        assert_eq!(streamed.next().await.unwrap_err().kind, ErrorKind::Upstream);
+        assert_eq!(unary.landed().await.unwrap_err().kind, ErrorKind::Upstream);
     }
 
     #[tokio::test(start_paused = true)]

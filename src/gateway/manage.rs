@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout};
 
 use super::admit::Admitted;
 use super::answer::{Found, Hit, Miss, UNREADABLE, missed, within};
+use super::changes::Changed;
 use super::remember::is_complete;
 use super::{ExplainedCandidate, Explanation, Gateway, Health, Looked, ModelInfo, Request, Stats, Stored};
 use crate::cache::{Candidate, Semantic};
@@ -14,7 +15,8 @@ use crate::types::{
     Answer, CacheMode, CacheStatus, Embedding, EntryKey, Error, ErrorKind, Owner, Result, Source, Tag, UnixMillis,
 };
 
-/// Longest wait for answers on their way into the store, before something is deleted from it.
+/// Longest wait for answers on their way into the stores, so that a deletion finds and counts them. Those that are
+/// slower are not remembered at all.
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Longest wait for one dependency to say how it is.
@@ -43,6 +45,8 @@ impl Gateway {
     pub async fn delete(&self, owner: &Owner, key: &EntryKey) -> Result<bool> {
         self.check_tenant(&owner.tenant)?;
         self.inner.remember.settle(SETTLE_LIMIT).await;
+        self.inner.changes.note(Changed::Key(owner.clone(), *key));
+        let _lane = self.inner.changes.lane(key).await?;
         self.inner.cache.delete(owner, key).await
     }
 
@@ -50,6 +54,8 @@ impl Gateway {
     pub async fn delete_by_tag(&self, owner: &Owner, tag: &Tag) -> Result<u64> {
         self.check_tenant(&owner.tenant)?;
         self.inner.remember.settle(SETTLE_LIMIT).await;
+        self.inner.changes.note(Changed::Tag(owner.clone(), tag.clone()));
+        let _lanes = self.inner.changes.all_lanes().await?;
         Ok(self.inner.cache.delete_by_tag(owner, tag).await?.entries)
     }
 
@@ -59,15 +65,21 @@ impl Gateway {
         within(admitted.deadline, self.explain_admitted(&admitted)).await
     }
 
-    pub async fn stats(&self) -> Result<Stats> {
+    /// What the stores hold, as far as they can say, and what was counted here.
+    pub async fn stats(&self, owner: &Owner) -> Result<Stats> {
+        self.check_tenant(&owner.tenant)?;
         let cache = &self.inner.cache;
-        let entries = cache.entries.stats().await?;
-        let vectors = cache.vectors.count(None).await?;
+        let (entries, vectors) =
+            tokio::join!(timeout(PING_LIMIT, cache.entries.stats()), timeout(PING_LIMIT, cache.vectors.count(None)));
+        let (entries, vectors) = (entries.ok().and_then(Result::ok), vectors.ok().and_then(Result::ok));
+        let silent = [("entries", entries.is_none()), ("vectors", vectors.is_none())];
+        let entries = entries.unwrap_or_default();
         Ok(Stats {
             entries: entries.entries,
             entry_bytes: entries.bytes,
             evicted: entries.evicted,
-            vectors,
+            vectors: vectors.unwrap_or_default(),
+            unavailable: silent.into_iter().filter(|(_, silent)| *silent).map(|(name, _)| name).collect(),
             embedding_model: self.embedding_model().id.clone(),
             writes_dropped: self.inner.remember.dropped(),
             ..self.inner.account.stats()
@@ -111,19 +123,25 @@ impl Gateway {
     pub async fn health(&self) -> Vec<Health> {
         let cache = &self.inner.cache;
         let providers = self.inner.directory.providers();
-        // With one provider, nothing new can be answered without it; with several, others stand in.
-        let only = providers.len() == 1;
-        let entries = state("entries".into(), false, cache.entries.ping());
-        let vectors = state("vectors".into(), false, cache.vectors.ping());
-        let providers = join_all(providers.iter().map(|p| state(format!("provider:{}", p.name()), only, p.ping())));
-        let (entries, vectors, providers) = tokio::join!(entries, vectors, providers);
-        [entries, vectors].into_iter().chain(providers).collect()
+        let entries = state("entries".into(), cache.entries.ping());
+        let vectors = state("vectors".into(), cache.vectors.ping());
+        let embedding = state("embedding".into(), cache.embedder.ping());
+        let providers = join_all(providers.iter().map(|p| state(format!("provider:{}", p.name()), p.ping())));
+        let (entries, vectors, embedding, mut providers) = tokio::join!(entries, vectors, embedding, providers);
+        // Nothing new can be answered without any provider; some requests can while one of several works.
+        let required = providers.iter().all(|p| p.error.is_some()) || providers.len() == 1;
+        providers.iter_mut().for_each(|provider| provider.required = required);
+        [entries, vectors, embedding].into_iter().chain(providers).collect()
     }
 
     fn check_storable(&self, admitted: &Admitted, answer: &Answer) -> Result<()> {
         if admitted.settings.mode == CacheMode::Off {
             let namespace = &admitted.request.owner.namespace;
             return Err(Error::new(ErrorKind::FailedPrecondition, format!("the cache of {namespace} is off")));
+        }
+        if !admitted.allowed.write {
+            let why = admitted.allowed.reason.unwrap_or("no-store was asked for");
+            return Err(Error::new(ErrorKind::FailedPrecondition, format!("such a request is never cached: {why}")));
         }
         if !is_complete(answer) {
             return Err(Error::invalid(
@@ -149,6 +167,8 @@ impl Gateway {
         let cost = self.cost(&admitted.request.chat.model, &answer.usage);
         let entry = Arc::new(admitted.entry(Arc::new(answer), cost, Source::Stored));
         let stored = Stored { key: entry.key, expires: entry.expires, semantic: vector.is_some() };
+        self.inner.changes.note(Changed::Key(entry.owner.clone(), entry.key));
+        let _lane = self.inner.changes.lane(&entry.key).await?;
         cache.put(entry, vector).await?;
         Ok(stored)
     }
@@ -166,7 +186,7 @@ impl Gateway {
             stages: Vec::new(),
         };
         let started = Instant::now();
-        let exact = match self.inner.remember.peek(&admitted.key) {
+        let exact = match self.inner.remember.peek(&admitted.key).filter(|entry| query.is_answered_by(entry)) {
             Some(waiting) => Some(waiting),
             None => cache.exact(&query).await?,
         };
@@ -215,11 +235,11 @@ fn explained(semantic: Semantic) -> Vec<ExplainedCandidate> {
     semantic.candidates.into_iter().map(explain).collect()
 }
 
-async fn state(name: String, required: bool, ping: impl Future<Output = Result<()>>) -> Health {
+async fn state(name: String, ping: impl Future<Output = Result<()>>) -> Health {
     let error = match timeout(PING_LIMIT, ping).await {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error.to_string()),
         Err(_) => Some(format!("no answer within {} s", PING_LIMIT.as_secs())),
     };
-    Health { name, required, error }
+    Health { name, required: false, error }
 }

@@ -7,6 +7,7 @@ mod account;
 mod admit;
 mod answer;
 mod cacheability;
+mod changes;
 mod flight;
 mod manage;
 mod remember;
@@ -41,6 +42,7 @@ struct Inner {
     directory: Directory,
     flights: flight::Flights<answer::FlightKey>,
     remember: remember::Remember,
+    changes: Arc<changes::Changes>,
     account: account::Account,
     /// Requests that may be worked on at once.
     places: Arc<Semaphore>,
@@ -49,10 +51,11 @@ struct Inner {
 impl Gateway {
     /// Must be called inside a tokio runtime: write-behind runs as a task.
     pub fn new(config: Config, cache: Cache, directory: Directory) -> Self {
-        let remember = remember::Remember::start(cache.clone(), config.stores.write_queue);
+        let changes = Arc::new(changes::Changes::new());
+        let remember = remember::Remember::start(cache.clone(), config.stores.write_queue, changes.clone());
         let places = Arc::new(Semaphore::new(config.limits.max_concurrent));
         let (flights, account) = (flight::Flights::default(), account::Account::new());
-        Self { inner: Arc::new(Inner { config, cache, directory, flights, remember, account, places }) }
+        Self { inner: Arc::new(Inner { config, cache, directory, flights, remember, changes, account, places }) }
     }
 
     /// The settings in force.
@@ -191,6 +194,8 @@ pub struct Stats {
     pub embedding_model: String,
     pub uptime: Duration,
     pub writes_dropped: u64,
+    /// Stores that could not say what they hold: their numbers are 0.
+    pub unavailable: Vec<&'static str>,
 }
 
 /// State of one dependency.

@@ -1,83 +1,107 @@
 //! Write-behind: answers are remembered after they were given, from a bounded queue, so that no store is ever in the way
 //! of a reply. What waits to be written is found by exact lookups already.
+//!
+//! Answers are worked on in parallel, but the writes of one key happen one after the other, the newest wins, and none
+//! of them undoes a deletion or a `Store` that came after its request: [`super::changes`] knows of those.
 
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::changes::Changes;
 use crate::cache::Cache;
 use crate::types::{Answer, Entry, EntryKey, Error, ErrorKind, FinishReason, Result};
 
-/// Entries written at the same time; stores commit them in groups.
+/// Entries worked on at the same time; stores commit them in groups.
 const WRITERS: usize = 32;
 
 /// The write-behind queue.
 pub struct Remember {
     queue: Mutex<Option<mpsc::Sender<Job>>>,
-    waiting: Arc<Waiting>,
+    shared: Arc<Shared>,
     dispatcher: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Job {
     number: u64,
+    /// When its request came, on the clock of [`Changes`].
+    as_of: u64,
     entry: Arc<Entry>,
     vector: Option<Arc<[f32]>>,
     /// Embed the prompt first: the request path had no vector for it.
     embed: bool,
 }
 
-#[derive(Default)]
-struct Waiting {
-    entries: Mutex<HashMap<EntryKey, (u64, Arc<Entry>)>>,
+struct Shared {
+    changes: Arc<Changes>,
+    waiting: Mutex<Waiting>,
     /// Counts finished jobs.
     done: watch::Sender<u64>,
-    next_number: AtomicU64,
     dropped: AtomicU64,
+}
+
+#[derive(Default)]
+struct Waiting {
+    next_number: u64,
+    /// Jobs that are not finished.
+    numbers: BTreeSet<u64>,
+    by_key: HashMap<EntryKey, Newest>,
+}
+
+/// What is known of a key while jobs of it wait.
+struct Newest {
+    entry: Arc<Entry>,
+    as_of: u64,
+    jobs: usize,
+    /// Number of the newest job that was written.
+    written: u64,
 }
 
 impl Remember {
     /// `capacity`: entries that may wait.
-    pub fn start(cache: Cache, capacity: usize) -> Self {
+    pub fn start(cache: Cache, capacity: usize, changes: Arc<Changes>) -> Self {
         let (queue, jobs) = mpsc::channel(capacity);
-        let waiting = Arc::<Waiting>::default();
-        let dispatcher = tokio::spawn(dispatch(cache, jobs, waiting.clone()));
-        Self { queue: Mutex::new(Some(queue)), waiting, dispatcher: Mutex::new(Some(dispatcher)) }
+        let (waiting, done) = (Mutex::default(), watch::Sender::default());
+        let shared = Arc::new(Shared { changes, waiting, done, dropped: AtomicU64::new(0) });
+        let dispatcher = tokio::spawn(dispatch(cache, jobs, shared.clone()));
+        Self { queue: Mutex::new(Some(queue)), shared, dispatcher: Mutex::new(Some(dispatcher)) }
     }
 
-    /// Queues an entry; counts and drops it when there is no room. `vector`: of its prompt, where it is known; with
-    /// `embed`, it is computed later where it is not.
-    pub fn put(&self, entry: Arc<Entry>, vector: Option<Arc<[f32]>>, embed: bool) {
-        let number = self.waiting.next_number.fetch_add(1, Ordering::Relaxed);
+    /// Queues the answer to a request that came at `as_of`; counts and drops it when there is no room. `vector`: of its
+    /// prompt, where it is known; with `embed`, it is computed later where it is not.
+    pub fn put(&self, entry: Arc<Entry>, as_of: u64, vector: Option<Arc<[f32]>>, embed: bool) {
         let key = entry.key;
-        self.waiting.entries.lock().insert(key, (number, entry.clone()));
-        let job = Job { number, entry, embed: embed && vector.is_none(), vector };
+        let number = self.shared.waiting.lock().add(&entry, as_of);
+        let job = Job { number, as_of, entry, embed: embed && vector.is_none(), vector };
         let sent = self.queue.lock().as_ref().is_some_and(|queue| queue.try_send(job).is_ok());
         if !sent {
-            self.waiting.drop_one("queue full");
-            self.waiting.finish(&key, number);
+            self.shared.drop_one("queue full");
+            self.shared.finish(&key, number);
         }
     }
 
-    /// The entry of that key, if it waits to be written.
+    /// The entry of that key, if it waits to be written and nothing has happened since that outdates it.
     pub fn peek(&self, key: &EntryKey) -> Option<Arc<Entry>> {
-        self.waiting.entries.lock().get(key).map(|(_, entry)| entry.clone())
+        let waiting = self.shared.waiting.lock();
+        let newest = waiting.by_key.get(key)?;
+        (!self.shared.changes.outdates(&newest.entry, newest.as_of)).then(|| newest.entry.clone())
     }
 
     /// Entries that could not be remembered since start.
     pub fn dropped(&self) -> u64 {
-        self.waiting.dropped.load(Ordering::Relaxed)
+        self.shared.dropped.load(Ordering::Relaxed)
     }
 
     /// Waits until everything queued before this call is written, at most `limit`. False when time ran out.
     pub async fn settle(&self, limit: Duration) -> bool {
-        let before = self.waiting.next_number.load(Ordering::Relaxed);
-        let mut done = self.waiting.done.subscribe();
+        let mut done = self.shared.done.subscribe();
+        let before = self.shared.waiting.lock().next_number + 1;
         let settled = async {
-            while self.waiting.entries.lock().values().any(|(number, _)| *number < before) {
+            while self.shared.waiting.lock().numbers.first().is_some_and(|oldest| *oldest < before) {
                 if done.changed().await.is_err() {
                     break;
                 }
@@ -95,7 +119,7 @@ impl Remember {
             return Ok(());
         }
         dispatcher.abort();
-        let left = self.waiting.entries.lock().len();
+        let left = self.shared.waiting.lock().numbers.len();
         Err(Error::new(ErrorKind::DeadlineExceeded, format!("{left} answers could not be remembered before the end")))
     }
 }
@@ -111,17 +135,17 @@ pub fn is_complete(answer: &Answer) -> bool {
         })
 }
 
-async fn dispatch(cache: Cache, mut jobs: mpsc::Receiver<Job>, waiting: Arc<Waiting>) {
+async fn dispatch(cache: Cache, mut jobs: mpsc::Receiver<Job>, shared: Arc<Shared>) {
     let writers = Arc::new(Semaphore::new(WRITERS));
     while let Some(job) = jobs.recv().await {
         let Ok(writer) = writers.clone().acquire_owned().await else { break };
-        let (cache, waiting) = (cache.clone(), waiting.clone());
+        let (cache, shared) = (cache.clone(), shared.clone());
         tokio::spawn(async move {
-            // Removed from the waiting list even if writing panics.
-            let _finished = Finished { waiting: &waiting, key: job.entry.key, number: job.number };
-            if let Err(error) = write(&cache, &job).await {
+            // Taken off the list even if writing panics.
+            let _finished = Finished { shared: &shared, key: job.entry.key, number: job.number };
+            if let Err(error) = write(&cache, &shared, &job).await {
                 tracing::debug!(%error, "an answer could not be remembered");
-                waiting.drop_one("store");
+                shared.drop_one("store");
             }
             drop(writer);
         });
@@ -130,7 +154,7 @@ async fn dispatch(cache: Cache, mut jobs: mpsc::Receiver<Job>, waiting: Arc<Wait
     let _all = writers.acquire_many(WRITERS as u32).await;
 }
 
-async fn write(cache: &Cache, job: &Job) -> Result<()> {
+async fn write(cache: &Cache, shared: &Shared, job: &Job) -> Result<()> {
     let mut vector = job.vector.clone();
     if job.embed
         && let Some(probe) = &job.entry.probe
@@ -141,28 +165,55 @@ async fn write(cache: &Cache, job: &Job) -> Result<()> {
             Err(error) => tracing::debug!(%error, "remembered without a vector"),
         }
     }
-    cache.put(job.entry.clone(), vector).await
+    let key = job.entry.key;
+    let _lane = shared.changes.lane(&key).await?;
+    let overtaken = shared.waiting.lock().by_key.get(&key).is_some_and(|newest| newest.written > job.number);
+    if overtaken || shared.changes.outdates(&job.entry, job.as_of) {
+        return Ok(());
+    }
+    cache.put(job.entry.clone(), vector).await?;
+    if let Some(newest) = shared.waiting.lock().by_key.get_mut(&key) {
+        newest.written = job.number;
+    }
+    Ok(())
 }
 
 struct Finished<'a> {
-    waiting: &'a Waiting,
+    shared: &'a Shared,
     key: EntryKey,
     number: u64,
 }
 
 impl Drop for Finished<'_> {
     fn drop(&mut self) {
-        self.waiting.finish(&self.key, self.number);
+        self.shared.finish(&self.key, self.number);
     }
 }
 
 impl Waiting {
+    /// Gives the new job's number; numbers start at 1.
+    fn add(&mut self, entry: &Arc<Entry>, as_of: u64) -> u64 {
+        self.next_number += 1;
+        self.numbers.insert(self.next_number);
+        let new = || Newest { entry: entry.clone(), as_of, jobs: 0, written: 0 };
+        let newest = self.by_key.entry(entry.key).or_insert_with(new);
+        (newest.entry, newest.as_of) = (entry.clone(), as_of);
+        newest.jobs += 1;
+        self.next_number
+    }
+}
+
+impl Shared {
     fn finish(&self, key: &EntryKey, number: u64) {
-        let mut entries = self.entries.lock();
-        if entries.get(key).is_some_and(|(current, _)| *current == number) {
-            entries.remove(key);
+        let mut waiting = self.waiting.lock();
+        waiting.numbers.remove(&number);
+        if let Some(newest) = waiting.by_key.get_mut(key) {
+            newest.jobs -= 1;
+            if newest.jobs == 0 {
+                waiting.by_key.remove(key);
+            }
         }
-        drop(entries);
+        drop(waiting);
         self.done.send_modify(|count| *count += 1);
     }
 

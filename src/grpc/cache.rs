@@ -90,7 +90,7 @@ impl CacheService for CacheApi {
         let mut errors = Violations::default();
         let context = context(body.context, &metadata, Instant::now(), &mut errors);
         let context = errors.finish(context)?;
-        let stats = self.within(&context, self.gateway.stats()).await?;
+        let stats = self.within(&context, self.gateway.stats(&context.owner)).await?;
         Ok(Response::new(to_stats(stats)))
     }
 }
@@ -157,5 +157,6 @@ fn to_stats(stats: Stats) -> pb::StatsResponse {
         embedding_model: stats.embedding_model,
         uptime: Some(to_duration(stats.uptime)),
         writes_dropped: stats.writes_dropped,
+        unavailable: stats.unavailable.into_iter().map(str::to_owned).collect(),
     }
 }

@@ -71,7 +71,7 @@ impl From<&str> for FinishReason {
         match text {
             "stop" => Self::Stop,
             "length" => Self::Length,
-            "tool_calls" | "function_call" => Self::ToolCalls,
+            "tool_calls" => Self::ToolCalls,
             "content_filter" => Self::ContentFilter,
             other => Self::Other(other.to_owned()),
         }

@@ -116,6 +116,8 @@ pub enum Audience {
     Shared,
     User(UserId),
     Session(SessionId),
+    /// One user's session: sessions are numbered by the caller, so two users' may have the same name.
+    UserSession(UserId, SessionId),
 }
 
 #[cfg(test)]

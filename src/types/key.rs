@@ -96,7 +96,7 @@ impl Scope<'_> {
     /// The exact key and the scope of a request.
     ///
     /// Everything that must match exactly is hashed once and shared by both; the key goes on with all messages and
-    /// parameters, the scope with the embedding model and the conversation before the last turn. (A follow-up
+    /// parameters, the scope with the embedding model and everything but the text of the last turn. (A follow-up
     /// such as "cancel it" means nothing without its conversation, so until conversations are compared by meaning
     /// they must match exactly.)
     pub fn identify(&self, request: &ChatRequest) -> (EntryKey, ScopeId) {
@@ -113,14 +113,18 @@ impl Scope<'_> {
                 base.text("session");
                 base.text(session.as_str());
             }
+            Audience::UserSession(user, session) => {
+                base.text("user session");
+                base.text(user.as_str());
+                base.text(session.as_str());
+            }
         }
         base.optional_text(self.template);
         write_fixed(&mut base, request);
 
         let mut scope = base.fork();
         scope.text(self.embedding_model);
-        let history = request.messages.split_last().map_or(&[][..], |(_, before)| before);
-        write_messages(&mut scope, history.iter().filter(|m| !m.role.is_system()));
+        write_all_but_the_probe(&mut scope, request);
 
         let mut key = Canonical::new(KEY_FORM);
         key.bytes(&base.finish());
@@ -130,11 +134,13 @@ impl Scope<'_> {
     }
 }
 
-/// The part of a request that must be equal for a semantic hit: model, system prompt, tools, format, and every field
-/// whose meaning is not known here.
+/// The part of a request outside its messages that must be equal for a semantic hit: model, tools, format, where the
+/// answer stops, and every field whose meaning is not known here.
 fn write_fixed(out: &mut Canonical, request: &ChatRequest) {
     out.text(&request.model);
-    write_messages(out, request.messages.iter().filter(|m| m.role.is_system()));
+    // An answer that was cut at a stop sequence is whole only for a request with the same one.
+    out.list(request.stop_sequences().len());
+    request.stop_sequences().iter().for_each(|s| out.text(s));
     out.list(request.tools.as_ref().map_or(0, Vec::len));
     request.tools.iter().flatten().for_each(|tool| out.value(tool));
     out.optional_value(request.tool_choice.as_ref());
@@ -148,19 +154,35 @@ fn write_parameters(out: &mut Canonical, request: &ChatRequest) {
     out.optional_float(request.temperature);
     out.optional_float(request.top_p);
     out.optional_integer(request.max_answer_tokens().map(i128::from));
-    out.list(request.stop_sequences().len());
-    request.stop_sequences().iter().for_each(|s| out.text(s));
     out.optional_integer(request.seed.map(i128::from));
     out.optional_float(request.presence_penalty);
     out.optional_float(request.frequency_penalty);
+}
+
+/// The conversation and system prompts in their order, and of the last message all but its text, which is what is
+/// compared by meaning.
+fn write_all_but_the_probe(out: &mut Canonical, request: &ChatRequest) {
+    let Some((last, before)) = request.messages.split_last() else { return };
+    write_messages(out, before.iter());
+    out.text(role(last));
+    out.object(&last.extra, |_| true);
+    if let Some(Content::Parts(parts)) = &last.content {
+        for part in parts.iter().filter_map(Value::as_object) {
+            out.object(part, |key| !matches!(key, "type" | "text"));
+        }
+    }
+}
+
+/// `developer` is the newer name of `system`, not another role.
+fn role(message: &Message) -> &'static str {
+    if message.role.is_system() { "system" } else { message.role.as_str() }
 }
 
 fn write_messages<'m>(out: &mut Canonical, messages: impl Iterator<Item = &'m Message>) {
     let mut count = 0;
     for message in messages {
         count += 1;
-        // `developer` is the newer name of `system`, not another message.
-        out.text(if message.role.is_system() { "system" } else { message.role.as_str() });
+        out.text(role(message));
         write_content(out, message.content.as_ref());
         out.object(&message.extra, |_| true);
     }
@@ -189,9 +211,10 @@ fn write_content(out: &mut Canonical, content: Option<&Content>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Namespace, TenantId, UserId};
+    use super::super::{Namespace, SessionId, TenantId, UserId};
     use super::*;
     use serde_json::json;
+    use std::collections::HashSet;
 
     fn owner(tenant: &str, namespace: &str) -> Owner {
         Owner { tenant: TenantId::new(tenant).unwrap(), namespace: Namespace::new(namespace).unwrap() }
@@ -247,6 +270,9 @@ mod tests {
             with(|b| b["tool_choice"] = json!("none")),
             with(|b| b["response_format"] = json!({"type": "json_object"})),
             with(|b| b["reasoning_effort"] = json!("high")),
+            with(|b| b["stop"] = json!("x")),
+            with(|b| b["messages"][1]["name"] = json!("bo")),
+            with(|b| b["messages"].as_array_mut().unwrap().swap(0, 1)),
             with(|b| b["messages"].as_array_mut().unwrap().insert(1, json!({"role": "user", "content": "earlier"}))),
         ];
         for change in changes {
@@ -254,14 +280,17 @@ mod tests {
             assert_ne!(other_key, key, "{change}");
             assert_ne!(other_scope, scope, "{change}");
         }
-        let user = Audience::User(UserId::new("bo").unwrap());
-        for (who, audience) in
-            [(owner("t2", "n"), &Audience::Shared), (owner("t", "n2"), &Audience::Shared), (owner("t", "n"), &user)]
-        {
-            let (other_key, other_scope) = identify_as(&who, audience, body());
-            assert_ne!(other_key, key);
-            assert_ne!(other_scope, scope);
-        }
+        let (user, session) = (UserId::new("bo").unwrap(), SessionId::new("bo").unwrap());
+        let identities = [
+            (owner("t", "n"), Audience::Shared),
+            (owner("t2", "n"), Audience::Shared),
+            (owner("t", "n2"), Audience::Shared),
+            (owner("t", "n"), Audience::User(user.clone())),
+            (owner("t", "n"), Audience::Session(session.clone())),
+            (owner("t", "n"), Audience::UserSession(user, session)),
+        ];
+        let keys: HashSet<_> = identities.iter().map(|(who, audience)| identify_as(who, audience, body())).collect();
+        assert_eq!(keys.len(), identities.len());
     }
 
     #[test]
@@ -271,7 +300,6 @@ mod tests {
             with(|b| b["messages"][1]["content"] = json!("another question")),
             with(|b| b["temperature"] = json!(0.5)),
             with(|b| b["max_tokens"] = json!(7)),
-            with(|b| b["stop"] = json!("x")),
             with(|b| b["seed"] = json!(1)),
         ] {
             let (other_key, other_scope) = identify(change.clone());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use reprise::gateway::{Gateway, StreamEvent};
 use reprise::types::{
-    Answer, CacheStatus, ChatRequest, ErrorKind, Message, Role, SessionId, Similarity, Tag, Usage, UseCache,
+    Answer, CacheStatus, ChatRequest, ErrorKind, Message, Role, SessionId, Similarity, Stop, Tag, Usage, UseCache,
 };
 
 use crate::support::{Setup, request};
@@ -84,7 +84,7 @@ async fn prompts_that_the_model_cannot_read_whole_never_hit_by_meaning() {
     assert_eq!(other.outcome.status, CacheStatus::Miss);
     assert_eq!(other.outcome.reason, Some("not all of the prompt can be embedded"));
     assert_eq!(setup.gateway.complete(long("and so enable it")).await.unwrap().outcome.status, CacheStatus::Exact);
-    assert_eq!(setup.gateway.stats().await.unwrap().vectors, 0);
+    assert_eq!(setup.gateway.stats(&request("").owner).await.unwrap().vectors, 0);
 }
 
 #[tokio::test]
@@ -273,7 +273,7 @@ async fn stored_answers_are_found_and_explained() {
     assert_eq!(why.candidates[0].verdict, "hit");
     assert_eq!(why.candidates[0].prompt, "How do I reset my password?");
     assert_eq!(why.stages.iter().map(|s| s.0).collect::<Vec<_>>(), ["exact", "embed", "search", "decide"]);
-    let stats = setup.gateway.stats().await.unwrap();
+    let stats = setup.gateway.stats(&request("").owner).await.unwrap();
     assert_eq!((stats.entries, stats.vectors, stats.exact_hits), (1, 1, 1));
     assert_eq!(setup.calls(), 0);
 }
@@ -361,6 +361,74 @@ async fn what_is_asked_is_counted_once() {
         .complete(reprise::gateway::Request { chat: ChatRequest::new("m", vec![]), ..request("") })
         .await
         .unwrap_err();
-    let stats = setup.gateway.stats().await.unwrap();
+    let stats = setup.gateway.stats(&request("").owner).await.unwrap();
     assert_eq!((stats.exact_hits, stats.misses, stats.bypasses, stats.errors), (1, 2, 1, 1));
+}
+
+#[tokio::test]
+async fn an_answer_under_way_does_not_undo_a_deletion() {
+    let setup = Setup::with(|p| p.latency = Duration::from_millis(300)).await;
+    let mut tagged = request("under way");
+    tagged.controls.tags = vec![Tag::new("doc").unwrap()];
+    let (done, deleted) = tokio::join!(setup.gateway.complete(tagged.clone()), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        setup.gateway.delete_by_tag(&tagged.owner, &tagged.controls.tags[0]).await.unwrap()
+    });
+    assert_eq!((done.unwrap().outcome.status, deleted), (CacheStatus::Miss, 0));
+    setup.settle().await;
+    let again = setup.gateway.lookup(tagged).await.unwrap();
+    assert_eq!(again.outcome.status, CacheStatus::Miss, "remembered after it was deleted");
+}
+
+#[tokio::test]
+async fn an_answer_under_way_does_not_overwrite_a_correction() {
+    let setup = Setup::with(|p| p.latency = Duration::from_millis(300)).await;
+    let correction = Answer::text("m", "CORRECTED", Usage::new(1, 1));
+    let (done, stored) = tokio::join!(setup.gateway.complete(request("under way")), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        setup.gateway.store(request("under way"), correction).await
+    });
+    done.unwrap();
+    stored.unwrap();
+    setup.settle().await;
+    let looked = setup.gateway.lookup(request("under way")).await.unwrap();
+    assert_eq!(looked.entry.unwrap().answer.content(), "CORRECTED");
+}
+
+#[tokio::test]
+async fn a_refresh_gets_an_answer_of_its_own() {
+    let setup = Setup::with(|p| p.latency = Duration::from_millis(300)).await;
+    let mut refresh = request("what changed?");
+    refresh.controls.use_cache = UseCache::Refresh;
+    let (first, second) = tokio::join!(setup.gateway.complete(request("what changed?")), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        setup.gateway.complete(refresh).await
+    });
+    first.unwrap();
+    second.unwrap();
+    assert_eq!(setup.calls(), 2);
+}
+
+#[tokio::test]
+async fn an_answer_cut_at_a_stop_sequence_serves_only_requests_with_the_same_one() {
+    let setup = Setup::new().await;
+    let mut stopped = request("How do I reset my password?");
+    stopped.chat.stop = Some(Stop::One(" ".into()));
+    setup.gateway.complete(stopped.clone()).await.unwrap();
+    setup.settle().await;
+    let whole = setup.gateway.complete(request("How do I reset my password?")).await.unwrap();
+    assert_eq!(whole.outcome.status, CacheStatus::Miss);
+    assert_eq!(setup.gateway.complete(stopped).await.unwrap().outcome.status, CacheStatus::Exact);
+}
+
+#[tokio::test]
+async fn what_is_never_served_is_not_stored() {
+    let setup = Setup::new().await;
+    let answer = || Answer::text("m", "Sunny.", Usage::new(1, 1));
+    let mut no_store = request("q");
+    no_store.controls.no_store = true;
+    for refused in [no_store, request("What is the weather today?")] {
+        let error = setup.gateway.store(refused, answer()).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::FailedPrecondition);
+    }
 }

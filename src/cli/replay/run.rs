@@ -3,7 +3,7 @@
 use indicatif::{ProgressBar, ProgressStyle};
 use std::time::{Duration, Instant};
 use tokio::task::{JoinError, JoinSet};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::Call;
 use super::report::{Ending, Judgement, Report};
@@ -112,6 +112,8 @@ fn note_stored(done: Result<Result<(), Status>, JoinError>, report: &mut Report)
         }
         // After an interruption.
         Err(e) if e.is_cancelled() => return,
+        // A prompt that is never cached; its pair is asked all the same.
+        Ok(Err(status)) if status.code() == Code::FailedPrecondition => return,
         Ok(Err(status)) => format!("store: {}", client::explain(&status)),
         Err(e) => e.to_string(),
     };
