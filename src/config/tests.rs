@@ -133,6 +133,15 @@ fn providers_can_be_set_as_a_list_or_by_index() {
 }
 
 #[test]
+fn more_than_ten_providers_can_come_from_the_environment() {
+    let variable = |i: usize, key: &str| format!("REPRISE_PROVIDERS__{i}__{key}");
+    let of = |i: usize| [(variable(i, "NAME"), format!("p{i}")), (variable(i, "KIND"), "local".to_owned())];
+    let config = Config::load(None, (0..12).rev().flat_map(of), &[]).unwrap();
+    let names: Vec<_> = config.providers.iter().map(|p| p.name.clone()).collect();
+    assert_eq!(names, (0..12).map(|i| format!("p{i}")).collect::<Vec<_>>());
+}
+
+#[test]
 fn names_with_dots_stand_in_quotes() {
     let config = load("", &[], &["prices.\"gpt-4.1\".input=2", "prices.\"gpt-4.1\".output=8.00"]);
     assert_eq!(config.prices["gpt-4.1"].output.to_string(), "8.00");
