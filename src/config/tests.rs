@@ -276,6 +276,15 @@ fn a_listener_others_can_reach_and_an_absent_key_are_warned_about() {
 }
 
 #[test]
+fn a_shared_collection_with_entries_of_its_own_is_warned_about() {
+    let qdrant = "stores.vectors=qdrant";
+    let warnings = load("", &[], &[qdrant, "stores.qdrant_collection=faq"]).warnings(|_| true);
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].starts_with("stores.qdrant_collection: \"faq\" must not be shared by several replicas"));
+    assert_eq!(load("", &[], &[qdrant, "stores.entries=redis"]).warnings(|_| true), Vec::<String>::new());
+}
+
+#[test]
 fn a_broken_file_is_told_with_its_line() {
     assert!(refused("[cache]\nttl = \n", &[], &[]).contains(".toml line 2: "));
     let absent = Config::load(Some("/nonexistent/reprise.toml".as_ref()), std::iter::empty(), &[]).unwrap_err();

@@ -32,6 +32,14 @@ impl Config {
                     .push(format!("{key}: {addr} can be reached from other machines, and there is no authentication"));
             }
         }
+        if self.stores.entries == EntryBackend::Sqlite && self.stores.vectors == VectorBackend::Qdrant {
+            // Vectors without an entry are deleted as orphans, and here only this process knows its entries.
+            warnings.push(format!(
+                "stores.qdrant_collection: {:?} must not be shared by several replicas while stores.entries is \
+                 \"sqlite\": each would delete the vectors of the others; give each its own collection, or use redis",
+                self.stores.qdrant_collection
+            ));
+        }
         let providers = self.providers.iter().enumerate();
         let holders =
             providers.filter_map(|(i, p)| Some((format!("providers.{i}.api_key_env"), p.api_key_env.as_ref()?)));
