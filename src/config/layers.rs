@@ -97,7 +97,7 @@ impl Layers {
 
     fn add_environment(&mut self, env: impl Iterator<Item = (String, String)>) {
         let mut settings: Vec<(String, String)> = env.filter(|(name, value)| is_setting(name, value)).collect();
-        settings.sort();
+        settings.sort_by(|(a, _), (b, _)| segments(a).cmp(segments(b)).then_with(|| a.cmp(b)));
         for (name, raw) in settings {
             let path: Vec<String> = name[names::PREFIX.len()..].split("__").map(str::to_lowercase).collect();
             let layer = Layer::Environment(name.clone());
@@ -226,6 +226,11 @@ pub(super) fn refuse(problems: Vec<Violation>) -> Result<()> {
     let mut error = Error::new(ErrorKind::InvalidArgument, message);
     error.violations = problems;
     Err(error)
+}
+
+/// What variables are sorted by: the items of a list have to come in order, the tenth after the second.
+fn segments(name: &str) -> impl Iterator<Item = Result<usize, &str>> {
+    name.split("__").map(|segment| segment.parse().map_err(|_| segment))
 }
 
 fn is_setting(name: &str, value: &str) -> bool {

@@ -133,6 +133,15 @@ fn providers_can_be_set_as_a_list_or_by_index() {
 }
 
 #[test]
+fn more_than_ten_providers_can_come_from_the_environment() {
+    let variable = |i: usize, key: &str| format!("REPRISE_PROVIDERS__{i}__{key}");
+    let of = |i: usize| [(variable(i, "NAME"), format!("p{i}")), (variable(i, "KIND"), "local".to_owned())];
+    let config = Config::load(None, (0..12).rev().flat_map(of), &[]).unwrap();
+    let names: Vec<_> = config.providers.iter().map(|p| p.name.clone()).collect();
+    assert_eq!(names, (0..12).map(|i| format!("p{i}")).collect::<Vec<_>>());
+}
+
+#[test]
 fn names_with_dots_stand_in_quotes() {
     let config = load("", &[], &["prices.\"gpt-4.1\".input=2", "prices.\"gpt-4.1\".output=8.00"]);
     assert_eq!(config.prices["gpt-4.1"].output.to_string(), "8.00");
@@ -184,6 +193,51 @@ fn values_that_cannot_work_are_refused() {
 }
 
 #[test]
+fn values_no_clock_and_no_queue_can_hold_are_refused() {
+    let scripted = |key: &str| format!("providers=[{{name=\"p\",kind=\"scripted\",models=[\"m\"],{key}}}]");
+    for field in [
+        "server.request_timeout",
+        "server.drain_timeout",
+        "cache.ttl",
+        "namespaces.a.cache.lookup_budget",
+        "stores.timeout",
+    ] {
+        load("", &[], &[&format!("{field}=3650days")]);
+        assert_eq!(refused("", &[], &[&format!("{field}=3651days")]), too_large(field, "3650 days"));
+    }
+    for key in ["connect_timeout", "timeout", "latency", "token_latency"] {
+        load("", &[], &[&scripted(&format!("{key}=\"3650days\""))]);
+        let message = refused("", &[], &[&scripted(&format!("{key}=\"500000000000years\""))]);
+        assert_eq!(message, too_large(&format!("providers.0.{key}"), "3650 days"));
+    }
+    load("", &[], &[&scripted("tokens=10000000")]);
+    let message = refused("", &[], &[&scripted("tokens=10000001")]);
+    assert_eq!(message, too_large("providers.0.tokens", "10000000"));
+    for field in [
+        "stores.write_queue",
+        "embedding.queue",
+        "embedding.batch_tokens",
+        "limits.max_messages",
+        "limits.max_batch",
+        "limits.max_concurrent",
+    ] {
+        load("", &[], &[&format!("{field}=10000000")]);
+        assert_eq!(refused("", &[], &[&format!("{field}=10000001")]), too_large(field, "10000000"));
+    }
+    let (most, more) = (1u64 << 50, (1u64 << 50) + 1);
+    for field in ["server.max_body_bytes", "cache.max_entry_bytes", "stores.l1_bytes", "stores.max_bytes"] {
+        load("", &[], &[&format!("{field}={most}")]);
+        assert_eq!(refused("", &[], &[&format!("{field}={more}")]), too_large(field, "1125899906842624 bytes"));
+    }
+    let message = refused("", &[], &[&format!("limits.max_prompt_bytes={more}")]);
+    assert!(message.contains("limits.max_prompt_bytes: must be at most 1125899906842624 bytes"), "{message}");
+}
+
+fn too_large(field: &str, most: &str) -> String {
+    format!("configuration: {field}: must be at most {most}")
+}
+
+#[test]
 fn passwords_are_neither_printed_nor_told_in_errors() {
     let file = "[stores]\nentries = \"redis\"\nredis_url = \"redis://u:hunter2@h:6379\"";
     let printed = load_with(file, &[], &[]).unwrap().to_toml().unwrap();
@@ -219,6 +273,15 @@ fn a_listener_others_can_reach_and_an_absent_key_are_warned_about() {
     assert!(warnings[0].starts_with("server.grpc_addr: 0.0.0.0:7070"));
     assert_eq!(warnings[1], "providers.0.api_key_env: the environment variable KEY is not set");
     assert_eq!(config.warnings(|name| name == "KEY").len(), 1);
+}
+
+#[test]
+fn a_shared_collection_with_entries_of_its_own_is_warned_about() {
+    let qdrant = "stores.vectors=qdrant";
+    let warnings = load("", &[], &[qdrant, "stores.qdrant_collection=faq"]).warnings(|_| true);
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].starts_with("stores.qdrant_collection: \"faq\" must not be shared by several replicas"));
+    assert_eq!(load("", &[], &[qdrant, "stores.entries=redis"]).warnings(|_| true), Vec::<String>::new());
 }
 
 #[test]

@@ -12,6 +12,10 @@ use crate::types::{Namespace, Result, TenantId, Violation};
 const MAX_TOP_K: usize = 100;
 /// More threads than any machine this runs on has cores.
 const MAX_THREADS: usize = 1024;
+/// Far below what the clock and the queues can hold, which end the process or the request where they overflow.
+const MAX_DURATION: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+const MAX_COUNT: usize = 10_000_000;
+const MAX_BYTES: u64 = 1 << 50;
 
 impl Config {
     /// Refuses a configuration that cannot work; the error tells every problem.
@@ -27,6 +31,14 @@ impl Config {
                 warnings
                     .push(format!("{key}: {addr} can be reached from other machines, and there is no authentication"));
             }
+        }
+        if self.stores.entries == EntryBackend::Sqlite && self.stores.vectors == VectorBackend::Qdrant {
+            // Vectors without an entry are deleted as orphans, and here only this process knows its entries.
+            warnings.push(format!(
+                "stores.qdrant_collection: {:?} must not be shared by several replicas while stores.entries is \
+                 \"sqlite\": each would delete the vectors of the others; give each its own collection, or use redis",
+                self.stores.qdrant_collection
+            ));
         }
         let providers = self.providers.iter().enumerate();
         let holders =
@@ -92,7 +104,8 @@ impl Problems {
         let same = server.grpc_addr == server.http_addr && server.grpc_addr.port() != 0;
         self.check(!same, "server.http_addr", "is the same as server.grpc_addr; they need a port each");
         self.positive("server.request_timeout", server.request_timeout);
-        self.check(server.max_body_bytes > 0, "server.max_body_bytes", "must not be 0");
+        self.at_most_long("server.drain_timeout", server.drain_timeout);
+        self.bytes("server.max_body_bytes", server.max_body_bytes as u64);
         let room = server.max_body_bytes >= config.limits.max_prompt_bytes;
         self.check(room, "server.max_body_bytes", "must be at least limits.max_prompt_bytes");
         for (index, tenant) in server.tenants.iter().enumerate() {
@@ -114,14 +127,16 @@ impl Problems {
         if let Some(budget) = cache.lookup_budget {
             self.positive(&format!("{path}.lookup_budget"), budget);
         }
-        self.check(cache.max_entry_bytes != Some(0), &format!("{path}.max_entry_bytes"), "must not be 0");
+        if let Some(bytes) = cache.max_entry_bytes {
+            self.bytes(&format!("{path}.max_entry_bytes"), bytes as u64);
+        }
     }
 
     fn stores(&mut self, config: &Config) {
         let stores = &config.stores;
         self.positive("stores.timeout", stores.timeout);
-        self.check(stores.write_queue > 0, "stores.write_queue", "must not be 0");
-        self.check(stores.max_bytes > 0, "stores.max_bytes", "must not be 0");
+        self.bytes("stores.max_bytes", stores.max_bytes);
+        self.at_most_bytes("stores.l1_bytes", stores.l1_bytes);
         if stores.entries == EntryBackend::Redis {
             let redis = &["redis", "rediss", "unix", "redis+unix"];
             if stores.redis_cluster_urls.is_empty() {
@@ -145,13 +160,15 @@ impl Problems {
         for (field, count) in [
             ("embedding.batch_tokens", embedding.batch_tokens),
             ("embedding.queue", embedding.queue),
+            ("stores.write_queue", config.stores.write_queue),
             ("limits.max_messages", limits.max_messages),
-            ("limits.max_prompt_bytes", limits.max_prompt_bytes),
             ("limits.max_batch", limits.max_batch),
             ("limits.max_concurrent", limits.max_concurrent),
         ] {
             self.check(count > 0, field, "must not be 0");
+            self.check(count <= MAX_COUNT, field, format!("must be at most {MAX_COUNT}"));
         }
+        self.bytes("limits.max_prompt_bytes", limits.max_prompt_bytes as u64);
     }
 
     fn providers(&mut self, providers: &[ProviderConfig]) {
@@ -165,6 +182,10 @@ impl Problems {
             self.check(!provider.models.iter().any(String::is_empty), &at("models"), "holds an empty name");
             self.positive(&at("connect_timeout"), provider.connect_timeout);
             self.positive(&at("timeout"), provider.timeout);
+            self.at_most_long(&at("latency"), provider.latency);
+            self.at_most_long(&at("token_latency"), provider.token_latency);
+            let tokens = provider.tokens as usize <= MAX_COUNT;
+            self.check(tokens, &at("tokens"), format!("must be at most {MAX_COUNT}"));
             let share = (0.0..=1.0).contains(&provider.error_rate);
             self.check(share, &at("error_rate"), "must be a share from 0 to 1");
             match provider.kind {
@@ -201,6 +222,20 @@ impl Problems {
 
     fn positive(&mut self, field: &str, duration: Duration) {
         self.check(!duration.is_zero(), field, "must be longer than 0");
+        self.at_most_long(field, duration);
+    }
+
+    fn at_most_long(&mut self, field: &str, duration: Duration) {
+        self.check(duration <= MAX_DURATION, field, "must be at most 3650 days");
+    }
+
+    fn bytes(&mut self, field: &str, bytes: u64) {
+        self.check(bytes > 0, field, "must not be 0");
+        self.at_most_bytes(field, bytes);
+    }
+
+    fn at_most_bytes(&mut self, field: &str, bytes: u64) {
+        self.check(bytes <= MAX_BYTES, field, format!("must be at most {MAX_BYTES} bytes"));
     }
 
     /// Says what is wrong with a URL, without repeating it: it may hold a password.

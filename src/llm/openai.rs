@@ -2,6 +2,7 @@
 //!
 //! `base_url` is what stands before `/chat/completions`, for example `https://api.openai.com/v1`.
 
+mod calls;
 mod wire;
 
 use async_trait::async_trait;
@@ -10,6 +11,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
 use serde_json::Value;
 use std::sync::Arc;
 
+use self::calls::Calls;
 use super::events::{self, Step};
 use super::http::{self, Endpoint, KeyHeader};
 use super::sse::Event;
@@ -61,7 +63,8 @@ impl Provider for OpenAiProvider {
             return Ok(stream::iter(wire::deltas(answer).into_iter().map(Ok)).boxed());
         }
         let endpoint = self.endpoint.clone();
-        Ok(events::deltas(self.endpoint.clone(), response, move |event| step(&endpoint, &event)))
+        let mut calls = Calls::default();
+        Ok(events::deltas(self.endpoint.clone(), response, move |event| step(&endpoint, &event, &mut calls)))
     }
 
     async fn ping(&self) -> Result<()> {
@@ -76,14 +79,14 @@ fn answer(endpoint: &Endpoint, body: Value) -> Result<Answer> {
     }
 }
 
-fn step(endpoint: &Endpoint, event: &Event) -> Result<Step> {
+fn step(endpoint: &Endpoint, event: &Event, calls: &mut Calls) -> Result<Step> {
     if event.data.trim() == "[DONE]" {
         return Ok(Step::End);
     }
     let body: Value = serde_json::from_str(&event.data)
         .map_err(|e| endpoint.unusable(format!("a chunk of its stream is not valid JSON: {e}")))?;
     match body.get("error") {
-        None | Some(Value::Null) => wire::chunk(body).map(Step::Deltas).map_err(|e| endpoint.unusable(e)),
+        None | Some(Value::Null) => wire::chunk(body, calls).map(Step::Deltas).map_err(|e| endpoint.unusable(e)),
         Some(_) => Err(body_error(endpoint, &body)),
     }
 }

@@ -229,10 +229,15 @@ fn appends(key: &str) -> bool {
     !matches!(key, "id" | "type" | "name" | "role" | "system_fingerprint" | "service_tier" | "object")
 }
 
+/// A fragment belongs to the call that has its index, or else its id; one that has neither to the last call.
 fn push_tool_call(calls: &mut Vec<Value>, fragment: &Value) {
     let Value::Object(fragment) = fragment else { return };
-    let index = fragment.get("index");
-    let found = calls.iter_mut().filter_map(Value::as_object_mut).find(|c| index.is_some() && c.get("index") == index);
+    let told = ["index", "id"].into_iter().find_map(|key| Some((key, fragment.get(key).filter(|v| !v.is_null())?)));
+    let mut open = calls.iter_mut().filter_map(Value::as_object_mut);
+    let found = match told {
+        Some((key, value)) => open.find(|call| call.get(key) == Some(value)),
+        None => open.next_back(),
+    };
     match found {
         Some(call) => merge(call, fragment),
         None => calls.push(Value::Object(fragment.clone())),
@@ -281,6 +286,19 @@ mod tests {
         assert_eq!(calls[0]["function"], json!({"name": "f", "arguments": "{\"a\":1}"}));
         assert_eq!(calls[0]["id"], "c1");
         assert_eq!(calls[0].get("index"), None);
+    }
+
+    #[test]
+    fn tool_call_fragments_without_an_index_join_by_id_or_go_to_the_last() {
+        let fragment = |v: Value| Delta { tool_calls: vec![v], ..Delta::default() };
+        let answer = assemble(&[
+            fragment(json!({"id": "c1", "function": {"name": "f", "arguments": "{"}})),
+            fragment(json!({"id": "c2", "function": {"name": "g", "arguments": "{"}})),
+            fragment(json!({"function": {"arguments": "}"}})),
+            fragment(json!({"id": "c1", "function": {"arguments": "}"}})),
+        ]);
+        let call = |id: &str, name: &str| json!({"id": id, "function": {"name": name, "arguments": "{}"}});
+        assert_eq!(answer.choices[0].message.tool_calls, [call("c1", "f"), call("c2", "g")]);
     }
 
     #[test]

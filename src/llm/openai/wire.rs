@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::calls::Calls;
 use crate::types::{Answer, AssistantMessage, ChatRequest, Choice, Delta, Error, FinishReason, Result, Usage};
 
 type Parsed<T> = std::result::Result<T, String>;
@@ -41,11 +42,11 @@ pub fn answer(body: Value) -> Parsed<Answer> {
 }
 
 /// A `chat.completion.chunk`: one delta for each of its choices, or one without a choice's fields (the last
-/// chunk of many servers holds nothing but usage).
-pub fn chunk(body: Value) -> Parsed<Vec<Delta>> {
+/// chunk of many servers holds nothing but usage). `calls` is that of its stream.
+pub fn chunk(body: Value, calls: &mut Calls) -> Parsed<Vec<Delta>> {
     let mut fields = object(body, "a chunk")?;
     let choices = array(fields.shift_remove("choices"), "choices")?;
-    let mut deltas = choices.into_iter().map(delta).collect::<Parsed<Vec<_>>>()?;
+    let mut deltas = choices.into_iter().map(|c| delta(c, calls)).collect::<Parsed<Vec<_>>>()?;
     if deltas.is_empty() {
         deltas.push(Delta::default());
     }
@@ -97,7 +98,7 @@ fn choice(body: Value, place: usize) -> Parsed<Choice> {
     Ok(Choice { index, message: AssistantMessage { content, tool_calls, extra: message }, finish, extra: fields })
 }
 
-fn delta(body: Value) -> Parsed<Delta> {
+fn delta(body: Value, calls: &mut Calls) -> Parsed<Delta> {
     let mut fields = object(body, "a choice")?;
     let mut delta = match fields.shift_remove("delta") {
         None | Some(Value::Null) => Map::new(),
@@ -105,12 +106,10 @@ fn delta(body: Value) -> Parsed<Delta> {
     };
     delta.shift_remove("role");
     let mut tool_calls = array(delta.shift_remove("tool_calls"), "tool_calls")?;
-    for (i, call) in tool_calls.iter_mut().enumerate() {
-        // Some servers leave the index out; then a call comes whole, in one fragment.
-        call.as_object_mut().map(|call| call.entry("index").or_insert(json!(i)));
-    }
+    let choice = index(fields.shift_remove("index")).unwrap_or(0);
+    calls.number(choice, &mut tool_calls);
     Ok(Delta {
-        choice: index(fields.shift_remove("index")).unwrap_or(0),
+        choice,
         content: content(delta.shift_remove("content"))?,
         tool_calls,
         finish: finish(fields.shift_remove("finish_reason")),
@@ -245,15 +244,16 @@ mod tests {
 
     #[test]
     fn a_usage_only_chunk_has_no_choice() {
-        let deltas = chunk(json!({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}})).unwrap();
+        let body = json!({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}});
+        let deltas = chunk(body, &mut Calls::default()).unwrap();
         assert_eq!(deltas, [Delta { usage: Some(Usage::new(1, 2)), ..Delta::default() }]);
     }
 
     #[test]
     fn choices_of_one_chunk_become_deltas_of_their_own() {
-        let deltas = chunk(json!({"model": "m", "x": 1, "choices": [
-            {"index": 1, "delta": {"content": "b"}}, {"index": 0, "delta": {"content": "a"}, "finish_reason": "length"}]}));
-        let deltas = deltas.unwrap();
+        let body = json!({"model": "m", "x": 1, "choices": [
+            {"index": 1, "delta": {"content": "b"}}, {"index": 0, "delta": {"content": "a"}, "finish_reason": "length"}]});
+        let deltas = chunk(body, &mut Calls::default()).unwrap();
         assert_eq!(
             deltas.iter().map(|d| (d.choice, d.content.as_deref())).collect::<Vec<_>>(),
             [(1, Some("b")), (0, Some("a"))]
@@ -276,12 +276,25 @@ mod tests {
     }
 
     #[test]
+    fn parallel_tool_calls_without_an_index_stay_apart() {
+        let call = |id: &str, name: &str| json!([{"id": id, "type": "function", "function": {"name": name, "arguments": "{\"a\":"}}]);
+        let rest = json!([{"function": {"arguments": "1}"}}]);
+        let (mut calls, mut assembler) = (Calls::default(), Assembler::default());
+        for tool_calls in [call("a", "f"), rest.clone(), call("b", "g"), rest] {
+            let body = json!({"choices": [{"index": 0, "delta": {"tool_calls": tool_calls}}]});
+            chunk(body, &mut calls).unwrap().iter().for_each(|d| assembler.push(d));
+        }
+        let whole = |id: &str, name: &str| json!({"id": id, "type": "function", "function": {"name": name, "arguments": "{\"a\":1}"}});
+        assert_eq!(assembler.finish().choices[0].message.tool_calls, [whole("a", "f"), whole("b", "g")]);
+    }
+
+    #[test]
     fn malformed_answers_say_what_is_wrong() {
         assert_eq!(answer(json!([])).unwrap_err(), "the answer is not an object");
         assert_eq!(answer(json!({"choices": []})).unwrap_err(), "it has no choices");
         assert_eq!(answer(json!({"choices": {}})).unwrap_err(), "choices is not a list");
         let audio = json!({"choices": [{"message": {"content": [{"type": "audio"}]}}]});
         assert_eq!(answer(audio).unwrap_err(), "its content has parts other than text");
-        assert!(chunk(json!({"choices": [{"delta": 3}]})).is_err());
+        assert!(chunk(json!({"choices": [{"delta": 3}]}), &mut Calls::default()).is_err());
     }
 }
