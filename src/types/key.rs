@@ -167,8 +167,13 @@ fn write_all_but_the_probe(out: &mut Canonical, request: &ChatRequest) {
     out.text(role(last));
     out.object(&last.extra, |_| true);
     if let Some(Content::Parts(parts)) = &last.content {
-        for part in parts.iter().filter_map(Value::as_object) {
-            out.object(part, |key| !matches!(key, "type" | "text"));
+        let beside_text = |key: &str| !matches!(key, "type" | "text");
+        // A plain text part says no more than the bare text.
+        for (at, part) in parts.iter().filter_map(Value::as_object).enumerate() {
+            if part.keys().any(|key| beside_text(key)) {
+                out.integer(at as i128);
+                out.object(part, beside_text);
+            }
         }
     }
 }
