@@ -9,10 +9,12 @@
 //! Requests never do the probing, so none of them pays for finding out.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
@@ -91,7 +93,12 @@ impl Breaker {
             loop {
                 tokio::time::sleep(PROBE_EVERY).await;
                 let Some(breaker) = breaker.upgrade() else { return };
-                if within(breaker.name, breaker.limit, (breaker.probe)()).await.is_ok() {
+                // A panic must not end the only probing there is.
+                let probe = AssertUnwindSafe(async { (breaker.probe)().await }).catch_unwind();
+                let outcome = within(breaker.name, breaker.limit, async {
+                    probe.await.unwrap_or_else(|_| Err(Error::internal("the probe panicked")))
+                });
+                if outcome.await.is_ok() {
                     return breaker.recovered();
                 }
             }
@@ -224,6 +231,24 @@ mod tests {
             assert!(tokio::time::timeout(Duration::from_millis(150), call).await.is_err());
         }
         assert!(!breaker.is_up());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_panics_counts_as_failed_and_the_next_one_is_made() {
+        let probes = Arc::new(AtomicUsize::new(0));
+        let count = probes.clone();
+        let breaker = Breaker::new("test store", LIMIT, move || match count.fetch_add(1, Ordering::Relaxed) {
+            0 => panic!("made to panic before it is a future"),
+            1 => Box::pin(async { panic!("made to panic") }),
+            _ => Box::pin(async { Ok(()) }),
+        });
+        for _ in 0..5 {
+            fail(&breaker, ErrorKind::Unavailable).await;
+        }
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        assert_eq!((breaker.is_up(), probes.load(Ordering::Relaxed)), (false, 2));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!((breaker.is_up(), probes.load(Ordering::Relaxed)), (true, 3));
     }
 
     #[tokio::test(start_paused = true)]

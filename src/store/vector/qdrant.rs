@@ -147,7 +147,11 @@ impl VectorStore for Qdrant {
         self.count_matching(Filter::must(scope.map(payload::in_scope))).await
     }
 
+    /// Fails as well when nothing can be written any more.
     async fn ping(&self) -> Result<()> {
+        if self.upserts.lock().as_ref().is_none_or(Queue::is_closed) {
+            return Err(batch::closed());
+        }
         self.client.call(|qdrant| qdrant.health_check()).await?;
         Ok(())
     }

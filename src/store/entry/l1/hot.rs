@@ -13,7 +13,7 @@ use moka::sync::Cache;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::super::footprint::footprint;
-use crate::types::{Entry, EntryKey, Error, UnixMillis};
+use crate::types::{Entry, EntryKey, Error, Owner, Tag, UnixMillis};
 
 const STRIPES: usize = 256;
 /// The store behind hears of an entry's use at most this often.
@@ -133,6 +133,12 @@ impl Hot {
         let mut stripe = self.stripe(key);
         stripe.changes += 1;
         self.cache.invalidate(key);
+    }
+
+    /// The keys of the entries of that owner with that tag. Looks at everything that is kept.
+    pub fn tagged(&self, owner: &Owner, tag: &Tag) -> Vec<EntryKey> {
+        let has_tag = |slot: &Slot| slot.entry.owner == *owner && slot.entry.tags.contains(tag);
+        self.cache.iter().filter(|(_, slot)| has_tag(slot)).map(|(key, _)| *key).collect()
     }
 
     /// Any entry may have changed.

@@ -287,3 +287,21 @@ async fn a_reader_overtaken_by_a_lost_connection_keeps_nothing() {
     assert_eq!(text(reader.await.unwrap()).as_deref(), Some("old"));
     assert_eq!(text(get(&*store, 1).await).as_deref(), Some("new"));
 }
+
+#[tokio::test]
+async fn a_deletion_by_tag_takes_entries_that_the_store_behind_has_dropped() {
+    let (backend, store) = layered();
+    for n in 0..3 {
+        put(&*store, &tagged(n, &["a"])).await;
+    }
+    put(&*store, &tagged(3, &["b"])).await;
+    put(&*store, &Entry { owner: owner("other", "n"), ..tagged(4, &["a"]) }).await;
+    // As an eviction does: nobody is told.
+    backend.entries.lock().retain(|gone, _| *gone == key(0));
+    let mut expected = [key(0), key(1), key(2)];
+    expected.sort_unstable();
+    assert_eq!(store.delete_by_tag(&owner("t", "n"), &tag("a")).await.unwrap(), expected);
+    for n in 0..5 {
+        assert_eq!(get(&*store, n).await.is_some(), n >= 3, "entry {n}");
+    }
+}

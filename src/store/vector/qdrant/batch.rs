@@ -17,7 +17,7 @@ use crate::types::{Error, ErrorKind, Result, UnixMillis};
 const BATCH: usize = 256;
 /// Upserts waiting for the batcher; beyond it callers wait, and are refused after [`QUEUE_WAIT`].
 const QUEUE: usize = 1024;
-const QUEUE_WAIT: Duration = Duration::from_secs(5);
+const QUEUE_WAIT: Duration = Duration::from_secs(2);
 /// Expired points are filtered by the server at once; their room is given free at this pace.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
@@ -31,6 +31,11 @@ struct Request {
 pub struct Queue(mpsc::Sender<Request>);
 
 impl Queue {
+    /// Nobody sends what is queued any more.
+    pub fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+
     /// Returns when all points are applied.
     pub async fn upsert(&self, points: Vec<Point>) -> Result<()> {
         let mut outcomes = Vec::new();

@@ -204,4 +204,16 @@ async fn a_closed_store_says_so() {
     qdrant.close().await.unwrap();
     qdrant.close().await.unwrap();
     assert_eq!(qdrant.upsert(vec![point(1, 1)]).await.unwrap_err().kind, ErrorKind::Unavailable);
+    assert_eq!(qdrant.ping().await.unwrap_err().kind, ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_store_whose_writer_has_ended_does_not_pass_for_well() {
+    let (_double, config) = server().await;
+    let qdrant = Qdrant::new(&config, MODEL, DIM).unwrap();
+    qdrant.ping().await.unwrap();
+    let batcher = qdrant.batcher.lock().await.take().unwrap();
+    batcher.abort();
+    batcher.await.unwrap_err();
+    assert_eq!(qdrant.ping().await.unwrap_err().kind, ErrorKind::Unavailable);
 }
