@@ -23,8 +23,29 @@ use crate::types::{Error, ErrorKind, Result};
 /// Failures in a row that open the breaker.
 const THRESHOLD: u32 = 5;
 const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// Deletions by tag or document, counts and batches may rightly take longer than a single call: how many times, and
+/// how long at most.
+const BULK: u32 = 25;
+const BULK_AT_MOST: Duration = Duration::from_secs(30);
 
 type Probe = Box<dyn Fn() -> BoxFuture<'static, Result<()>> + Send + Sync>;
+
+/// For work on many things at once, where a single call may take `limit`.
+pub fn bulk_limit(limit: Duration) -> Duration {
+    limit.saturating_mul(BULK).min(BULK_AT_MOST).max(limit)
+}
+
+/// The cause of an error of a call that was not made, because the store is down: nothing can come of it.
+#[derive(Debug)]
+pub struct NotCalled;
+
+impl std::fmt::Display for NotCalled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("is down and was not asked")
+    }
+}
+
+impl std::error::Error for NotCalled {}
 
 pub struct Breaker {
     name: &'static str,
@@ -51,7 +72,7 @@ impl Breaker {
         !self.down.load(Ordering::Relaxed)
     }
 
-    /// The longest a call may take.
+    /// The longest a single call may take.
     pub fn limit(&self) -> Duration {
         self.limit
     }
@@ -64,7 +85,8 @@ impl Breaker {
     /// The same with another limit, for work that may rightly take long.
     pub async fn call_within<T>(self: &Arc<Self>, limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
         if !self.is_up() {
-            return Err(Error::unavailable(format!("the {} is down", self.name)).with_retry_after(PROBE_EVERY));
+            let error = Error::unavailable(format!("the {}", self.name)).with_source(NotCalled);
+            return Err(error.with_retry_after(PROBE_EVERY));
         }
         let watch = Watch { breaker: self, started: Instant::now(), limit };
         let outcome = within(self.name, limit, work).await;
@@ -139,7 +161,8 @@ async fn within<T>(name: &str, limit: Duration, work: impl Future<Output = Resul
     })
 }
 
-/// `Overloaded` is not among them: a full queue is no outage.
+/// `Overloaded` is not among them: a full queue is no outage. Nor is `FailedPrecondition`, which a store that takes no
+/// writes answers them with (disk full, out of memory, read-only): it can still be read.
 fn is_failure(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::Unavailable | ErrorKind::DeadlineExceeded | ErrorKind::Internal)
 }
@@ -184,6 +207,8 @@ mod tests {
         let before = Instant::now();
         let skipped = breaker.call::<()>(async { panic!("must not run") }).await.unwrap_err();
         assert_eq!((skipped.kind, before.elapsed()), (ErrorKind::Unavailable, Duration::ZERO));
+        assert!(std::error::Error::source(&skipped).is_some_and(|source| source.is::<NotCalled>()));
+        assert_eq!(skipped.to_string(), "the test store: is down and was not asked");
     }
 
     #[tokio::test(start_paused = true)]
@@ -210,7 +235,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn errors_of_the_request_and_a_full_queue_do_not_open_it() {
         let (breaker, ..) = breaker();
-        for kind in [ErrorKind::Overloaded, ErrorKind::InvalidArgument, ErrorKind::Corrupt] {
+        let of_requests = [ErrorKind::InvalidArgument, ErrorKind::Corrupt];
+        for kind in [ErrorKind::Overloaded, ErrorKind::FailedPrecondition].into_iter().chain(of_requests) {
             for _ in 0..10 {
                 assert_eq!(fail(&breaker, kind).await, kind);
             }
@@ -249,6 +275,12 @@ mod tests {
         assert_eq!((breaker.is_up(), probes.load(Ordering::Relaxed)), (false, 2));
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!((breaker.is_up(), probes.load(Ordering::Relaxed)), (true, 3));
+    }
+
+    #[test]
+    fn work_on_many_things_has_25_times_as_long_within_reason() {
+        let limits = [200, 2_000, 60_000].map(Duration::from_millis).map(bulk_limit);
+        assert_eq!(limits, [5, 30, 60].map(Duration::from_secs));
     }
 
     #[tokio::test(start_paused = true)]

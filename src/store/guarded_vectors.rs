@@ -5,12 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::breaker::Breaker;
+use super::breaker::{Breaker, bulk_limit};
 use super::vector::{Match, Point, VectorStore};
 use crate::types::{EntryKey, Owner, Result, ScopeId, Tag};
-
-/// Deletions by tag or document, counts and batches of points may rightly take longer than a search: how many times.
-const BULK: u32 = 25;
 
 pub struct GuardedVectors {
     inner: Arc<dyn VectorStore>,
@@ -33,7 +30,7 @@ impl GuardedVectors {
     }
 
     fn bulk_limit(&self) -> Duration {
-        self.breaker.limit() * BULK
+        bulk_limit(self.breaker.limit())
     }
 }
 

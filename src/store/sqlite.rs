@@ -26,7 +26,8 @@ use writer::Job;
 const READERS: u32 = 4;
 /// Writes waiting for the writer; beyond it callers wait, and are refused after [`QUEUE_WAIT`].
 const QUEUE: usize = 4096;
-const QUEUE_WAIT: Duration = Duration::from_secs(5);
+/// Shorter than callers wait, so that they learn why.
+const QUEUE_WAIT: Duration = Duration::from_secs(1);
 /// Longest a read waits for a connection of the pool.
 const ACQUIRE_WAIT: Duration = Duration::from_secs(5);
 /// Another connection may hold the file's lock for a moment (a checkpoint, a backup by hand).
@@ -193,7 +194,9 @@ fn kind_of(code: Option<&str>) -> ErrorKind {
     const NOTADB: u32 = 26;
     match code.and_then(|c| c.parse::<u32>().ok()).map(|c| c & 0xff) {
         Some(CORRUPT | NOTADB) => ErrorKind::Corrupt,
-        Some(BUSY | LOCKED | READONLY | IOERR | FULL | CANTOPEN) => ErrorKind::Unavailable,
+        Some(BUSY | LOCKED | IOERR | CANTOPEN) => ErrorKind::Unavailable,
+        // Concerns writes alone, and undoes them: what is there can be read.
+        Some(READONLY | FULL) => ErrorKind::FailedPrecondition,
         _ => ErrorKind::Internal,
     }
 }

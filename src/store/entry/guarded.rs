@@ -6,11 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{EntryStats, EntryStore};
-use crate::store::breaker::Breaker;
+use crate::store::breaker::{Breaker, bulk_limit};
 use crate::types::{Entry, EntryKey, Owner, Result, Tag};
-
-/// A deletion by tag touches as many entries as carry it: how many times the limit of a single call it may take.
-const BULK: u32 = 25;
 
 pub struct GuardedEntries {
     inner: Arc<dyn EntryStore>,
@@ -48,7 +45,7 @@ impl EntryStore for GuardedEntries {
     }
 
     async fn delete_by_tag(&self, owner: &Owner, tag: &Tag) -> Result<Vec<EntryKey>> {
-        let limit = self.breaker.limit() * BULK;
+        let limit = bulk_limit(self.breaker.limit());
         self.breaker.call_within(limit, self.inner.delete_by_tag(owner, tag)).await
     }
 

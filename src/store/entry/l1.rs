@@ -72,7 +72,11 @@ impl EntryStore for L1Entries {
         let (inner, hot, owner, tag) = (self.inner.clone(), self.hot.clone(), owner.clone(), tag.clone());
         uncancelled(async move {
             // Which keys it is about is known afterwards; if it fails, it may be about any.
-            let mut keys = inner.delete_by_tag(&owner, &tag).await.inspect_err(|_| hot.doubt_all())?;
+            let mut keys = inner.delete_by_tag(&owner, &tag).await.inspect_err(|error| {
+                if !hot::is_refusal(error) {
+                    hot.doubt_all();
+                }
+            })?;
             // The store may have dropped entries for lack of room that are still served from here.
             keys.extend(hot.tagged(&owner, &tag));
             keys.sort_unstable();

@@ -18,13 +18,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
 use redis::{RedisError, Script, Value};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use super::l1::{Coherence, Hot};
 use super::{EntryStats, EntryStore, decode, encode};
 use crate::config::Stores;
+use crate::store::breaker::bulk_limit;
 use crate::types::{Entry, EntryKey, Error, ErrorKind, Owner, Result, Tag, UnixMillis};
 
 mod connection;
+mod eviction;
 mod tracking;
 
 use connection::{Connection, Target};
@@ -39,8 +43,10 @@ const DELETIONS_AT_ONCE: usize = 16;
 const SLACK: Duration = Duration::from_secs(60);
 /// Redis cannot take any number as a time to live.
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// How many times the limit of a single call a deletion by tag may take.
-const BULK: u32 = 25;
+/// Hints of use under way at the same time; beyond it they are dropped.
+const TOUCHES_AT_ONCE: usize = 32;
+/// How Redis refuses writes while it answers reads: out of memory, a replica, cannot save, has too few replicas.
+const NO_WRITES: [&str; 4] = ["OOM", "READONLY", "MISCONF", "NOREPLICAS"];
 
 pub struct RedisEntries {
     connection: Connection,
@@ -48,6 +54,7 @@ pub struct RedisEntries {
     timeout: Duration,
     delete: Script,
     delete_tagged: Script,
+    touches: Arc<Semaphore>,
     hot: Arc<Hot>,
     tracking: tokio::task::JoinHandle<()>,
 }
@@ -82,6 +89,7 @@ impl RedisEntries {
                  end
                  return gone",
             ),
+            touches: Arc::new(Semaphore::new(TOUCHES_AT_ONCE)),
             hot,
             tracking,
         }))
@@ -175,7 +183,20 @@ impl EntryStore for RedisEntries {
     async fn delete_by_tag(&self, owner: &Owner, tag: &Tag) -> Result<Vec<EntryKey>> {
         let tag_id = &tag_id(owner, tag);
         let buckets = stream::iter((0..BUCKETS).map(|bucket| self.delete_tagged_in(bucket, tag_id)));
-        self.within(self.timeout * BULK, buckets.buffer_unordered(DELETIONS_AT_ONCE).try_concat()).await
+        self.within(bulk_limit(self.timeout), buckets.buffer_unordered(DELETIONS_AT_ONCE).try_concat()).await
+    }
+
+    /// What Redis evicts depends on it, and it hears nothing of what is served from memory.
+    fn touch(&self, key: &EntryKey) {
+        let Ok(permit) = self.touches.clone().try_acquire_owned() else { return };
+        let (Ok(runtime), Ok(mut connection)) = (Handle::try_current(), self.connection.get()) else { return };
+        let (key, limit) = (self.entry_key(key), self.timeout);
+        runtime.spawn(async move {
+            let mut command = redis::cmd("TOUCH");
+            // A hint: whether it arrived does not matter.
+            let _ = tokio::time::timeout(limit, command.arg(key).query_async::<Value>(&mut connection)).await;
+            drop(permit);
+        });
     }
 
     /// Of the whole database, tag sets and what others keep there included: an exact count would cost every request.
@@ -194,7 +215,13 @@ impl EntryStore for RedisEntries {
 
     async fn ping(&self) -> Result<()> {
         let mut connection = self.connection.get()?;
-        let call = async { Ok(redis::cmd("PING").query_async::<Value>(&mut connection).await.map(drop)?) };
+        let call = async {
+            let answer = redis::cmd("PING").query_async::<Value>(&mut connection).await;
+            if answer.as_ref().is_err_and(|error| !error.is_io_error()) {
+                self.connection.renew();
+            }
+            Ok(answer.map(drop)?)
+        };
         self.within(self.timeout, call).await
     }
 
@@ -217,12 +244,18 @@ impl From<RedisError> for Error {
     fn from(error: RedisError) -> Self {
         let kind = match error.kind() {
             _ if error.is_timeout() => ErrorKind::DeadlineExceeded,
+            _ if refuses_writes(&error) => ErrorKind::FailedPrecondition,
             redis::ErrorKind::UnexpectedReturnType | redis::ErrorKind::Parse => ErrorKind::Corrupt,
             redis::ErrorKind::InvalidClientConfig => ErrorKind::InvalidArgument,
             _ => ErrorKind::Unavailable,
         };
         Error::new(kind, "Redis").with_source(error)
     }
+}
+
+fn refuses_writes(error: &RedisError) -> bool {
+    let errors = error.clone().into_server_errors();
+    errors.is_some_and(|errors| errors.iter().any(|(_, error)| NO_WRITES.contains(&error.code())))
 }
 
 /// Ids hold no white space, so this is unambiguous.

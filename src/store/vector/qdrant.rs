@@ -85,14 +85,14 @@ impl Qdrant {
     async fn delete_matching(&self, filter: Filter) -> Result<u64> {
         let count = self.count_matching(filter.clone()).await?;
         let request = DeletePointsBuilder::new(self.collection()).points(filter).wait(true);
-        self.client.call(|qdrant| qdrant.delete_points(request)).await?;
+        self.client.call_bulk(|qdrant| qdrant.delete_points(request)).await?;
         Ok(count)
     }
 
     async fn count_matching(&self, mut filter: Filter) -> Result<u64> {
         filter.must.push(payload::is_live(UnixMillis::now()));
         let request = CountPointsBuilder::new(self.collection()).filter(filter).exact(true);
-        let counted = self.client.call(|qdrant| qdrant.count(request)).await?;
+        let counted = self.client.call_bulk(|qdrant| qdrant.count(request)).await?;
         Ok(counted.result.map_or(0, |result| result.count))
     }
 }
@@ -130,7 +130,7 @@ impl VectorStore for Qdrant {
             let ids: Vec<_> = keys.iter().map(payload::point_id).collect();
             count += self.count_matching(Filter::must([payload::has_id(ids.clone())])).await?;
             let request = DeletePointsBuilder::new(self.collection()).points(PointsIdsList { ids }).wait(true);
-            self.client.call(|qdrant| qdrant.delete_points(request)).await?;
+            self.client.call_bulk(|qdrant| qdrant.delete_points(request)).await?;
         }
         Ok(count)
     }

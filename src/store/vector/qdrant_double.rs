@@ -15,7 +15,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
@@ -33,6 +34,8 @@ pub(super) struct Double {
     pub blind: AtomicUsize,
     /// Points requests are not answered any more.
     pub hangs: AtomicBool,
+    /// How many milliseconds each of them takes.
+    pub delay: AtomicU64,
 }
 
 pub(super) struct Stored {
@@ -65,6 +68,7 @@ impl Double {
         if self.hangs.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
+        tokio::time::sleep(Duration::from_millis(self.delay.load(Ordering::Relaxed))).await;
         let mut collections = self.collections.lock();
         let missing = || Status::not_found(format!("Not found: Collection `{name}` doesn't exist!"));
         work(collections.get_mut(name).ok_or_else(missing)?)

@@ -13,7 +13,8 @@ use moka::sync::Cache;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::super::footprint::footprint;
-use crate::types::{Entry, EntryKey, Error, Owner, Tag, UnixMillis};
+use crate::store::breaker::NotCalled;
+use crate::types::{Entry, EntryKey, Error, ErrorKind, Owner, Tag, UnixMillis};
 
 const STRIPES: usize = 256;
 /// The store behind hears of an entry's use at most this often.
@@ -213,7 +214,7 @@ impl Write {
     }
 
     pub fn failed(mut self, error: &Error) {
-        if !error.kind.is_transient() {
+        if is_refusal(error) {
             self.outcome = Outcome::Refused;
         }
     }
@@ -235,6 +236,13 @@ impl Drop for Write {
             _ => {}
         }
     }
+}
+
+/// Whether the write that failed so cannot take effect any more. One that met a full queue or a store that is down
+/// was not even sent.
+pub(super) fn is_refusal(error: &Error) -> bool {
+    let not_called = || std::error::Error::source(error).is_some_and(|source| source.is::<NotCalled>());
+    error.kind == ErrorKind::Overloaded || !error.kind.is_transient() || not_called()
 }
 
 struct UntilExpired;

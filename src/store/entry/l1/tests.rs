@@ -1,9 +1,11 @@
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::super::contract::{entry, get, key, owner, put, tag, tagged};
+use super::super::guarded::GuardedEntries;
 use super::*;
 use crate::types::ErrorKind;
 
@@ -210,15 +212,42 @@ async fn after_a_write_of_unknown_outcome_the_store_behind_is_asked() {
 
 #[tokio::test]
 async fn a_write_the_store_refused_does_no_harm() {
-    let (backend, store) = layered();
-    put(&*store, &entry(2, "kept")).await;
-    *backend.fail_with.lock() = Some(ErrorKind::FailedPrecondition);
-    store.put(Arc::new(entry(1, "x"))).await.unwrap_err();
+    for kind in [ErrorKind::FailedPrecondition, ErrorKind::Overloaded] {
+        let (backend, store) = layered();
+        put(&*store, &entry(2, "kept")).await;
+        *backend.fail_with.lock() = Some(kind);
+        store.put(Arc::new(entry(1, "x"))).await.unwrap_err();
+        *backend.fail_with.lock() = None;
+        get(&*store, 1).await;
+        get(&*store, 1).await;
+        get(&*store, 2).await;
+        assert_eq!(backend.reads.load(Ordering::Relaxed), 1, "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn writes_while_the_store_is_known_to_be_down_do_no_harm() {
+    let backend = Arc::new(Backend::default());
+    let guarded = GuardedEntries::new(backend.clone(), "entry store", Duration::from_secs(1));
+    let store = L1Entries::new(guarded.clone(), 1 << 20);
+    put(&*backend, &entry(1, "kept")).await;
+    get(&*store, 1).await;
+    *backend.fail_with.lock() = Some(ErrorKind::Unavailable);
+    for n in 10..15 {
+        guarded.get(&key(n)).await.unwrap_err();
+    }
+    assert!(!guarded.is_up());
+    store.put(Arc::new(entry(2, "x"))).await.unwrap_err();
+    store.delete_by_tag(&owner("t", "n"), &tag("a")).await.unwrap_err();
+    assert_eq!(text(get(&*store, 1).await).as_deref(), Some("kept"), "what was kept is still served");
     *backend.fail_with.lock() = None;
-    get(&*store, 1).await;
-    get(&*store, 1).await;
-    get(&*store, 2).await;
-    assert_eq!(backend.reads.load(Ordering::Relaxed), 1);
+    while !guarded.is_up() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    put(&*store, &entry(3, "y")).await;
+    let reads = backend.reads.load(Ordering::Relaxed);
+    assert_eq!(text(get(&*store, 3).await).as_deref(), Some("y"));
+    assert_eq!(backend.reads.load(Ordering::Relaxed), reads, "and what is written is kept at once");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::cluster::{ClusterClient, ClusterConfig};
 use redis::cluster_async::ClusterConnection;
@@ -57,8 +57,13 @@ impl Target {
     }
 }
 
+#[allow(clippy::large_enum_variant, reason = "one of it lives as long as the store")]
 pub(super) enum Connection {
-    Single(ConnectionManager),
+    Single {
+        current: ArcSwap<ConnectionManager>,
+        client: Client,
+        timeout: Duration,
+    },
     /// Empty until the cluster was reached for the first time.
     Cluster {
         current: Arc<ArcSwapOption<ClusterConnection>>,
@@ -77,21 +82,28 @@ impl Connection {
             return Ok(Self::Cluster { current, connecting });
         }
         let node = target.nodes.first().cloned().ok_or_else(|| Error::internal("no Redis address"))?;
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(target.timeout))
-            .set_response_timeout(Some(target.timeout))
-            // The next call tries again: what fails now is said now.
-            .set_number_of_retries(0)
-            .set_pipeline_buffer_size(PIPELINED);
-        Ok(Self::Single(ConnectionManager::new_lazy_with_config(target.client(node)?, config)?))
+        let (client, timeout) = (target.client(node)?, target.timeout);
+        let current = ArcSwap::from_pointee(manager(client.clone(), timeout)?);
+        Ok(Self::Single { current, client, timeout })
     }
 
     pub(super) fn get(&self) -> Result<Live> {
         match self {
-            Self::Single(manager) => Ok(Live::Single(manager.clone())),
+            Self::Single { current, .. } => Ok(Live::Single((**current.load()).clone())),
             Self::Cluster { current, .. } => {
                 let cluster = current.load_full().ok_or_else(|| Error::unavailable("no Redis Cluster reached yet"))?;
                 Ok(Live::Cluster((*cluster).clone()))
+            }
+        }
+    }
+
+    /// Connects anew at the next call. The manager mends a connection that broke, but keeps one that was refused
+    /// (a wrong password) for good.
+    pub(super) fn renew(&self) {
+        if let Self::Single { current, client, timeout } = self {
+            match manager(client.clone(), *timeout) {
+                Ok(manager) => current.store(Arc::new(manager)),
+                Err(error) => tracing::warn!(%error, "the connection to Redis cannot be made anew"),
             }
         }
     }
@@ -102,6 +114,17 @@ impl Connection {
             current.store(None);
         }
     }
+}
+
+/// Does not touch the network.
+fn manager(client: Client, timeout: Duration) -> Result<ConnectionManager> {
+    let config = ConnectionManagerConfig::new()
+        .set_connection_timeout(Some(timeout))
+        .set_response_timeout(Some(timeout))
+        // The next call tries again: what fails now is said now.
+        .set_number_of_retries(0)
+        .set_pipeline_buffer_size(PIPELINED);
+    Ok(ConnectionManager::new_lazy_with_config(client, config)?)
 }
 
 /// Until the cluster is reached; after that its connection looks after itself.

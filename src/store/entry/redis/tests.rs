@@ -6,7 +6,7 @@ use super::super::l1::L1Entries;
 use super::*;
 
 #[path = "../../../../tests/support/redis.rs"]
-mod server;
+pub(super) mod server;
 
 use server::{RedisServer, free_port};
 
@@ -236,6 +236,59 @@ async fn a_cluster_meets_the_contract_with_a_coherent_l1() {
     .await;
     let held = servers.iter().filter(|server| !server.command("DBSIZE").starts_with(":0")).count();
     assert_eq!(held, 3, "all nodes hold entries");
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_writes_is_still_read() {
+    for command in ["CONFIG SET maxmemory 1", "REPLICAOF 127.0.0.1 1"] {
+        let server = RedisServer::start();
+        let store = GuardedEntries::new(connect(&server).await, "entry store", Duration::from_secs(1));
+        put(&*store, &entry(1, "kept")).await;
+        server.command(command);
+        for _ in 0..10 {
+            let error = store.put(Arc::new(tagged(2, &["a"]))).await.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::FailedPrecondition, "after {command}: {error}");
+        }
+        assert!(store.is_up());
+        assert!(get(&*store, 1).await.is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_was_refused_is_tried_again() {
+    let server = RedisServer::start();
+    let url = server.url().replace("//", "//app:secret@");
+    let store = RedisEntries::connect(&settings(url)).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(kind(store.ping().await), ErrorKind::Unavailable);
+    }
+    assert!(server.command("ACL SETUSER app on >secret ~* &* +@all").contains("OK"));
+    eventually("it is let in", || async { store.ping().await.is_ok() }).await;
+    put(&*store, &entry(1, "x")).await;
+    assert!(get(&*store, 1).await.is_some());
+}
+
+#[tokio::test]
+async fn redis_hears_of_hits_in_memory() {
+    let server = RedisServer::start();
+    let store = connect(&server).await;
+    put(&*store, &entry(1, "x")).await;
+    let idle = || server.command(&format!("OBJECT IDLETIME {}", store.entry_key(&key(1))));
+    eventually("it is idle", || async { !idle().starts_with(":0") }).await;
+    store.touch(&key(1));
+    eventually("it is in use", || async { idle().starts_with(":0") }).await;
+}
+
+#[tokio::test]
+async fn hints_of_use_are_dropped_when_redis_hangs() {
+    let server = RedisServer::start();
+    let store = connect(&server).await;
+    server.freeze();
+    for n in 0..1000 {
+        store.touch(&key(n));
+    }
+    assert_eq!(store.touches.available_permits(), 0);
+    eventually("given up", || async { store.touches.available_permits() == TOUCHES_AT_ONCE }).await;
 }
 
 /// Prints numbers rather than judging them: they depend on the machine.

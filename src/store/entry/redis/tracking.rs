@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 
 use super::super::l1::Hot;
 use super::connection::Target;
+use super::eviction;
 use crate::types::{EntryKey, Error, Result};
 
 /// How often the connections are checked. With the limit of the check this bounds how long a change can go unnoticed
@@ -30,12 +31,15 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Keeps `hot` open while all invalidations of keys under `prefix` arrive. Runs until aborted.
 pub(super) fn start(target: Target, prefix: String, hot: Arc<Hot>) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let mut was_up = true;
+        let (mut was_up, mut is_first) = (true, true);
         loop {
             let lost = match Session::open(&target, &prefix, &hot).await {
                 Ok(session) => {
                     tracing::info!(nodes = session.connections.len(), "keeping Redis entries in process");
                     was_up = true;
+                    if let (true, Some(connection)) = (std::mem::take(&mut is_first), session.connections.first()) {
+                        eviction::warn_of_lost_tag_sets(&mut connection.clone()).await;
+                    }
                     let lost = session.watch(&target).await;
                     session.feed.stop();
                     lost

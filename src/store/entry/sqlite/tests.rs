@@ -156,3 +156,19 @@ async fn measured() {
     let hit = started.elapsed() / 100_000;
     println!("acknowledged puts/s: {one:.0} by 1 writer, {many:.0} by 64; SQLite get {read:?}; L1 hit {hit:?}");
 }
+
+#[tokio::test]
+async fn a_full_disk_refuses_puts_and_leaves_reads_alone() {
+    let (_dir, sqlite, store) = store(1 << 30).await;
+    let store = GuardedEntries::new(store, "entry store", Duration::from_secs(2));
+    put(&*store, &entry(1, "kept")).await;
+    // A file that may not grow fails as a disk that is full does.
+    execute(&sqlite, "PRAGMA max_page_count = 1").await;
+    for n in 10..20 {
+        let error = store.put(Arc::new(entry(n, &"x".repeat(100_000)))).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::FailedPrecondition, "{error}");
+    }
+    assert!(store.is_up());
+    assert!(get(&*store, 1).await.is_some());
+    assert!(store.delete(&owner("t", "n"), &key(1)).await.unwrap(), "room can be made");
+}

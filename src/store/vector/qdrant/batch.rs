@@ -121,7 +121,7 @@ impl Batcher {
         }
         metrics::histogram!("reprise_qdrant_batch_points").record(points.len() as f64);
         let request = UpsertPointsBuilder::new(&self.client.collection.name, points).wait(true);
-        let result = self.client.call(|qdrant| qdrant.upsert_points(request)).await.map(|_| ());
+        let result = self.client.call_bulk(|qdrant| qdrant.upsert_points(request)).await.map(|_| ());
         for reply in replies {
             // A caller that is gone does not want to know.
             let _ = reply.send(result.clone());
@@ -132,7 +132,7 @@ impl Batcher {
     pub(super) async fn sweep(&self) {
         let expired = Filter::must([payload::is_expired(UnixMillis::now())]);
         let request = DeletePointsBuilder::new(&self.client.collection.name).points(expired).wait(false);
-        if let Err(error) = self.client.call(|qdrant| qdrant.delete_points(request)).await {
+        if let Err(error) = self.client.call_bulk(|qdrant| qdrant.delete_points(request)).await {
             tracing::warn!(%error, "expired vectors were not swept; the next sweep tries again");
         }
     }

@@ -1,4 +1,4 @@
-//! Calls to the server: each within the configured time, and none before the collection is there.
+//! Calls to the server: each within the configured time, or the longer one of bulk work, and none before the collection is there.
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 
 use super::collection::Collection;
+use crate::store::breaker::bulk_limit;
 use crate::types::{Error, ErrorKind, Result};
 
 /// Making a collection takes longer than a call may.
@@ -17,12 +18,18 @@ const PREPARE_TIMEOUT: Duration = Duration::from_secs(15);
 const PREPARE_AGAIN: Duration = Duration::from_secs(1);
 
 pub struct Client {
-    api: Api,
-    timeout: Duration,
+    single: Limited,
+    /// A client, and so a connection, of its own: its time limit is part of it.
+    bulk: Limited,
     url: String,
     api_key: Option<String>,
     pub collection: Collection,
     preparation: Mutex<Preparation>,
+}
+
+struct Limited {
+    api: Api,
+    timeout: Duration,
 }
 
 /// A run of [`Collection::prepare`], with the time when it ended.
@@ -37,8 +44,9 @@ struct Preparation {
 
 impl Client {
     pub fn new(url: &str, api_key: Option<String>, timeout: Duration, collection: Collection) -> Result<Self> {
-        let api = connect(url, api_key.as_deref(), timeout)?;
-        Ok(Self { api, timeout, url: url.into(), api_key, collection, preparation: Mutex::default() })
+        let limited = |timeout| Ok::<_, Error>(Limited { api: connect(url, api_key.as_deref(), timeout)?, timeout });
+        let (single, bulk) = (limited(timeout)?, limited(bulk_limit(timeout))?);
+        Ok(Self { single, bulk, url: url.into(), api_key, collection, preparation: Mutex::default() })
     }
 
     /// One call, within the configured time; the collection is there when `call` is made.
@@ -49,11 +57,26 @@ impl Client {
     where
         F: Future<Output = Result<T, QdrantError>>,
     {
+        self.call_through(&self.single, call).await
+    }
+
+    /// The same with more time, for writes and for work on many points.
+    pub async fn call_bulk<'a, T, F>(&'a self, call: impl FnOnce(&'a Api) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T, QdrantError>>,
+    {
+        self.call_through(&self.bulk, call).await
+    }
+
+    async fn call_through<'a, T, F>(&'a self, limited: &'a Limited, call: impl FnOnce(&'a Api) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T, QdrantError>>,
+    {
         let work = async {
             self.ready().await?;
-            call(&self.api).await.map_err(to_error)
+            call(&limited.api).await.map_err(to_error)
         };
-        let result = match timeout(self.timeout, work).await {
+        let result = match timeout(limited.timeout, work).await {
             Ok(result) => result,
             Err(_) => Err(Error::new(ErrorKind::DeadlineExceeded, "Qdrant did not answer in time")),
         };

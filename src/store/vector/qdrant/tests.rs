@@ -1,4 +1,5 @@
 use super::*;
+use crate::store::guarded_vectors::GuardedVectors;
 use crate::store::vector::contract::{DIM, Opened, contract_tests, key, owner, point, scope, tag, unit};
 use crate::store::vector::qdrant_double::{Double, Stored};
 use crate::types::ErrorKind;
@@ -136,6 +137,22 @@ async fn a_server_that_hangs_costs_the_configured_time() {
     assert!(started.elapsed() < timeout * 10, "{:?}", started.elapsed());
     double.hangs.store(false, Ordering::Relaxed);
     assert_eq!(any_search(&patient).await.unwrap()[0].key, key(1));
+}
+
+#[tokio::test]
+async fn writes_and_counts_may_take_longer_than_a_search() {
+    let (double, config) = server().await;
+    let qdrant = Qdrant::new(&Stores { timeout: Duration::from_millis(300), ..config }, MODEL, DIM).unwrap();
+    let store = GuardedVectors::new(Arc::new(qdrant), "vector store", Duration::from_millis(300));
+    while store.count(None).await.is_err() {}
+    double.delay.store(700, Ordering::Relaxed);
+    store.upsert(vec![Point { tags: vec![tag("t")], ..point(1, 1) }]).await.unwrap();
+    assert_eq!(double.upserts.lock().len(), 1, "and it is not sent again");
+    assert_eq!(store.count(None).await.unwrap(), 1);
+    let search = store.search(&scope(1), &unit(1, DIM), 5).await;
+    assert_eq!(search.unwrap_err().kind, ErrorKind::DeadlineExceeded);
+    assert_eq!(store.delete_by_tag(&owner("acme", "support"), &tag("t")).await.unwrap(), 1);
+    assert_eq!(store.delete(&[key(1)]).await.unwrap(), 0);
 }
 
 #[tokio::test]
