@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 use crate::config::{Config, EntryBackend, ProviderConfig, ProviderKind, VectorBackend};
-use crate::embed::{CandleEmbedder, Embedder, HashEmbedder};
+use crate::embed::{Embedder, HashEmbedder, LocalEmbedder, Memo};
 use crate::gateway::Gateway;
 use crate::llm::{self, Directory, Provider};
 use crate::store::entry::EntryStore;
@@ -60,6 +60,7 @@ impl App {
         let embedder = embedder(&config).await?;
         let stores = stores(&config, embedder.as_ref()).await?;
         let providers = providers(&config).await?;
+        let embedder = Arc::new(Memo::new(embedder, config.embedding.memo_bytes));
         let cache = Cache::new(stores.entries.clone(), stores.vectors.clone(), embedder);
         let directory = Directory::new(providers, config.default_model.clone());
         let gateway = Arc::new(Gateway::new(config, cache, directory));
@@ -152,7 +153,7 @@ async fn embedder(config: &Config) -> Result<Arc<dyn Embedder>> {
     }
     let folder = pull(&config.embedding.model, config).await?;
     let settings = config.embedding.clone();
-    let load = move || CandleEmbedder::load(&folder, &settings.model, &settings);
+    let load = move || LocalEmbedder::load(&folder, &settings.model, &settings);
     let loaded = tokio::task::spawn_blocking(load).await;
     Ok(Arc::new(loaded.map_err(|e| Error::internal("loading the embedding model panicked").with_source(e))??))
 }

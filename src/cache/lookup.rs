@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::decide::is_fresh;
 use super::{Cache, Policy, Verdict, judge};
 use crate::types::{
-    ChatRequest, Embedding, Entry, EntryKey, ErrorKind, Owner, Result, ScopeId, Similarity, UnixMillis,
+    ChatRequest, Embedding, Entry, EntryKey, ErrorKind, Owner, Result, ScopeId, Similarity, TenantId, UnixMillis,
 };
 
 /// One request, as the cache sees it.
@@ -67,8 +67,8 @@ impl Cache {
     }
 
     /// The prompt as a vector; computed once per request and handed along.
-    pub async fn embed(&self, prompt: String) -> Result<Embedding> {
-        let mut embeddings = self.embedder.embed(vec![prompt]).await?;
+    pub async fn embed(&self, tenant: &TenantId, prompt: String) -> Result<Embedding> {
+        let mut embeddings = self.embedder.embed(tenant, vec![prompt]).await?;
         embeddings.pop().ok_or_else(|| crate::types::Error::internal("the embedder gave no vector for a text"))
     }
 

@@ -27,7 +27,7 @@ pub use layers::{Layer, Loaded, RESERVED, find_file};
 pub use provider::{PriceConfig, ProviderConfig, ProviderKind};
 pub use sections::{
     AudienceRule, Cache, CacheOverride, Device, Embedding, EntryBackend, Limits, Log, LogFormat, Models,
-    NamespaceConfig, Server, Stores, VectorBackend,
+    NamespaceConfig, Precision, Server, Stores, VectorBackend,
 };
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -93,9 +93,11 @@ const STORES: &[Key] = &[
 const EMBEDDING: &[Key] = &[
     leaf("model", Kind::Text),
     leaf("device", Kind::Choice(&["cpu", "cuda"])),
+    leaf("precision", Kind::Choice(&["f16", "f32"])),
     leaf("threads", SIZE),
     leaf("batch_tokens", SIZE),
     leaf("queue", SIZE),
+    leaf("memo_bytes", SIZE),
 ];
 
 const MODELS: &[Key] = &[leaf("dir", Kind::Path), leaf("local_dir", Kind::Path), leaf("offline", Kind::Flag)];

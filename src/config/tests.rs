@@ -225,7 +225,13 @@ fn values_no_clock_and_no_queue_can_hold_are_refused() {
         assert_eq!(refused("", &[], &[&format!("{field}=10000001")]), too_large(field, "10000000"));
     }
     let (most, more) = (1u64 << 50, (1u64 << 50) + 1);
-    for field in ["server.max_body_bytes", "cache.max_entry_bytes", "stores.l1_bytes", "stores.max_bytes"] {
+    for field in [
+        "server.max_body_bytes",
+        "cache.max_entry_bytes",
+        "stores.l1_bytes",
+        "stores.max_bytes",
+        "embedding.memo_bytes",
+    ] {
         load("", &[], &[&format!("{field}={most}")]);
         assert_eq!(refused("", &[], &[&format!("{field}={more}")]), too_large(field, "1125899906842624 bytes"));
     }

@@ -137,6 +137,7 @@ impl Problems {
         self.positive("stores.timeout", stores.timeout);
         self.bytes("stores.max_bytes", stores.max_bytes);
         self.at_most_bytes("stores.l1_bytes", stores.l1_bytes);
+        self.at_most_bytes("embedding.memo_bytes", config.embedding.memo_bytes);
         if stores.entries == EntryBackend::Redis {
             let redis = &["redis", "rediss", "unix", "redis+unix"];
             if stores.redis_cluster_urls.is_empty() {

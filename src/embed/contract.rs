@@ -4,7 +4,7 @@ use futures::future::{join_all, poll_immediate};
 use std::sync::Arc;
 
 use super::Embedder;
-use crate::types::{Embedding, ErrorKind};
+use crate::types::{Embedding, ErrorKind, TenantId};
 
 const QUESTIONS: [&str; 6] = [
     "How do I reset my password?",
@@ -67,10 +67,10 @@ async fn many_callers_at_once_get_their_own_answers(embedder: &Arc<dyn Embedder>
     let texts: Vec<String> = (0..40).map(|i| format!("question number {i} of forty, {}", "x ".repeat(i % 7))).collect();
     let calls = texts.iter().map(|text| {
         let (embedder, text) = (embedder.clone(), text.clone());
-        tokio::spawn(async move { embedder.embed(vec![text]).await.unwrap().remove(0) })
+        tokio::spawn(async move { embedder.embed(&tenant(), vec![text]).await.unwrap().remove(0) })
     });
     let answers = join_all(calls).await;
-    let alone = embedder.embed(texts.clone()).await.unwrap();
+    let alone = embedder.embed(&tenant(), texts.clone()).await.unwrap();
     for ((text, answer), expected) in texts.iter().zip(answers).zip(&alone) {
         assert_same(&answer.unwrap(), expected, text);
     }
@@ -78,14 +78,15 @@ async fn many_callers_at_once_get_their_own_answers(embedder: &Arc<dyn Embedder>
 
 async fn more_texts_than_places_go_through_in_parts(embedder: &dyn Embedder) {
     let texts: Vec<String> = (0..11).map(|i| format!("text {i}")).collect();
-    let embeddings = embedder.embed(texts.clone()).await.unwrap();
+    let embeddings = embedder.embed(&tenant(), texts.clone()).await.unwrap();
     assert_eq!(embeddings.len(), 11);
     let last = embed(embedder, &["text 10"]).await;
     assert_same(&embeddings[10], &last[0], "the order is kept over all parts");
 }
 
 async fn a_full_queue_sheds_and_recovers(embedder: &dyn Embedder) {
-    let results = join_all((0..100).map(|i| embedder.embed(vec![format!("{i}")]))).await;
+    let tenant = tenant();
+    let results = join_all((0..100).map(|i| embedder.embed(&tenant, vec![format!("{i}")]))).await;
     let (served, refused): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
     assert!(served.len() >= 4 && !refused.is_empty(), "{} served, {} refused", served.len(), refused.len());
     for error in refused.into_iter().filter_map(Result::err) {
@@ -96,20 +97,25 @@ async fn a_full_queue_sheds_and_recovers(embedder: &dyn Embedder) {
 }
 
 async fn callers_who_hang_up_free_their_places(embedder: &dyn Embedder) {
+    let tenant = tenant();
     for _ in 0..20 {
-        let mut call = embedder.embed(vec![QUESTIONS[5].to_owned(); 1]);
+        let mut call = embedder.embed(&tenant, vec![QUESTIONS[5].to_owned(); 1]);
         // Polled once, the texts are in the queue (or, on an idle machine, already done).
         let _ = poll_immediate(&mut call).await;
     }
     // Twenty came, at most four had room: had they kept it, this would be refused.
-    let calls = (0..3).map(|_| embedder.embed(vec!["a live caller".to_owned()]));
+    let calls = (0..3).map(|_| embedder.embed(&tenant, vec!["a live caller".to_owned()]));
     for result in join_all(calls).await {
         assert_eq!(result.unwrap().len(), 1);
     }
 }
 
 async fn embed(embedder: &dyn Embedder, texts: &[&str]) -> Vec<Embedding> {
-    embedder.embed(texts.iter().map(|text| (*text).to_owned()).collect()).await.unwrap()
+    embedder.embed(&tenant(), texts.iter().map(|text| (*text).to_owned()).collect()).await.unwrap()
+}
+
+fn tenant() -> TenantId {
+    TenantId::new("tenant").unwrap()
 }
 
 fn assert_same(a: &Embedding, b: &Embedding, what: &str) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::{Embedder, EmbeddingModel};
-use crate::types::{Embedding, Error, ErrorKind, Result};
+use crate::types::{Embedding, Error, ErrorKind, Result, TenantId};
 
 /// Values per vector, as many as MiniLM has.
 const DIM: usize = 384;
@@ -77,7 +77,7 @@ impl Embedder for HashEmbedder {
     }
 
     /// A call with more texts than there are places goes through in parts.
-    async fn embed(&self, texts: Vec<String>) -> Result<Vec<Embedding>> {
+    async fn embed(&self, _: &TenantId, texts: Vec<String>) -> Result<Vec<Embedding>> {
         let mut embeddings = Vec::with_capacity(texts.len());
         for (at, part) in texts.chunks(self.capacity).enumerate() {
             embeddings.extend(self.embed_some(part, at == 0).await?);

@@ -1,18 +1,15 @@
-//! The waiting room between callers and the model: bounded, first come first served, without the dead.
+//! The waiting room between callers and the model: bounded, fair between tenants, without the dead.
 //!
-//! A text counts against the capacity from the moment it comes in until its batch begins.
+//! A text counts against the capacity from the moment it comes in until its batch begins. [`lines`] says whose turn it is.
 
 use parking_lot::{Condvar, Mutex};
-use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 
+use super::lines::{Lines, Texts};
 use super::tokenize::Tokens;
-use crate::types::{Embedding, Error, Result};
-
-/// Texts at the head of the line among which a batch looks for similar lengths.
-const WINDOW: usize = 256;
+use crate::types::{Embedding, Error, Result, TenantId};
 
 pub(super) struct Queue {
     capacity: usize,
@@ -27,30 +24,22 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct State {
-    /// Before the tokeniser.
-    texts: VecDeque<Texts>,
-    /// After it.
-    tokens: VecDeque<Item>,
+    /// Texts before and after the tokeniser.
+    lines: Lines,
     /// Texts before, at and after the tokeniser.
     waiting: usize,
     closed: bool,
 }
 
-/// Texts of one caller on their way to the tokeniser.
-struct Texts {
-    texts: Vec<String>,
-    call: Arc<Call>,
-}
-
 /// One tokenised text.
 pub(super) struct Item {
     pub tokens: Tokens,
-    call: Arc<Call>,
+    pub call: Arc<Call>,
     index: usize,
 }
 
 /// A caller who waits. If it is dropped unanswered, which only a panic does, the caller is told so by the channel.
-struct Call {
+pub(super) struct Call {
     answer: Mutex<Answer>,
 }
 
@@ -85,8 +74,16 @@ impl Queue {
         self.capacity
     }
 
-    /// Puts texts at the end of the line; all of them or none. `texts` is not empty.
-    pub(super) fn push(&self, texts: Vec<String>) -> Result<Reply, Refused> {
+    /// Puts texts at the end of the tenant's line; all of them or none. `texts` is not empty.
+    ///
+    /// In a full queue, a tenant with less than an equal share of the places takes them from the one that has most: its
+    /// newest call is told `crowded_out`.
+    pub(super) fn push(
+        &self,
+        tenant: &TenantId,
+        texts: Vec<String>,
+        crowded_out: impl Fn() -> Error,
+    ) -> Result<Reply, Refused> {
         let mut state = self.state.lock();
         if state.closed {
             return Err(Refused::Closed);
@@ -94,14 +91,20 @@ impl Queue {
         if state.waiting + texts.len() > self.capacity {
             state.drop_dead();
         }
-        if state.waiting + texts.len() > self.capacity {
-            return Err(Refused::Full(texts));
+        while state.waiting + texts.len() > self.capacity {
+            let share = self.capacity / state.lines.tenants_with(tenant);
+            let fair = state.lines.waiting(tenant) + texts.len() <= share;
+            let Some((call, freed)) = fair.then(|| state.lines.crowd_out(share)).flatten() else {
+                return Err(Refused::Full(texts));
+            };
+            state.waiting -= freed;
+            call.fail(crowded_out());
         }
         state.waiting += texts.len();
         report_waiting(state.waiting);
         let (caller, reply) = oneshot::channel();
         let answer = Answer { embeddings: vec![None; texts.len()], missing: texts.len(), caller: Some(caller) };
-        state.texts.push_back(Texts { texts, call: Arc::new(Call { answer: Mutex::new(answer) }) });
+        state.lines.push(tenant, Texts { texts, call: Arc::new(Call { answer: Mutex::new(answer) }) });
         drop(state);
         self.texts_came.notify_one();
         Ok(reply)
@@ -129,9 +132,9 @@ impl Queue {
     /// the queue is closed and no more will come.
     pub(super) fn tokenise_next(&self, tokenise: impl Fn(&str) -> Result<Tokens>) -> bool {
         let mut state = self.state.lock();
-        let next = loop {
-            match state.texts.pop_front() {
-                Some(next) if next.call.is_dead() => {
+        let (tenant, next) = loop {
+            match state.lines.next_texts() {
+                Some((_, next)) if next.call.is_dead() => {
                     report_skipped(next.texts.len());
                     self.leave(&mut state, next.texts.len());
                 }
@@ -148,7 +151,7 @@ impl Queue {
                 let items = tokens.into_iter().enumerate();
                 let items = items.map(|(index, tokens)| Item { tokens, call: next.call.clone(), index });
                 taken.texts = 0; // they go on waiting, for the model
-                self.state.lock().tokens.extend(items);
+                self.state.lock().lines.push_items(&tenant, items);
                 self.tokens_came.notify_one();
             }
             Err(error) => next.call.fail(error),
@@ -156,30 +159,29 @@ impl Queue {
         true
     }
 
-    /// The next batch: the text that has waited longest, and others near the head of the line whose lengths are
-    /// closest to its own, as long as all of them padded to the longest stay within `budget` tokens. Waits for texts;
-    /// never empty; `None` once the queue is closed and no more will come.
+    /// The next batch: tenants in turn, each one's texts in the order in which they came, up to `budget` tokens; a longer
+    /// text makes a batch of its own. Waits for texts; never empty; `None` once the queue is closed and no more
+    /// will come.
     pub(super) fn next_batch(&self, budget: usize) -> Option<Vec<Item>> {
         let mut state = self.state.lock();
+        let (mut batch, mut tokens) = (Vec::new(), 0);
         loop {
-            let window = state.tokens.len().min(WINDOW);
-            let (dead, live): (Vec<_>, Vec<_>) = state.tokens.drain(..window).partition(|item| item.call.is_dead());
-            report_skipped(dead.len());
-            self.leave(&mut state, dead.len());
-            if !live.is_empty() {
-                let lengths: Vec<_> = live.iter().map(|item| item.tokens.ids.len()).collect();
-                let chosen = choose(&lengths, budget);
-                let (batch, rest): (Vec<_>, Vec<_>) =
-                    live.into_iter().enumerate().partition(|(at, _)| chosen.contains(at));
-                rest.into_iter().rev().for_each(|(_, item)| state.tokens.push_front(item));
-                self.leave(&mut state, batch.len());
-                return Some(batch.into_iter().map(|(_, item)| item).collect());
-            }
-            if state.tokens.is_empty() {
-                if state.closed && state.waiting == 0 {
-                    return None;
+            let room = if batch.is_empty() { usize::MAX } else { budget.saturating_sub(tokens) };
+            match state.lines.next_item(room) {
+                Some(dead) if dead.call.is_dead() => {
+                    report_skipped(1);
+                    self.leave(&mut state, 1);
                 }
-                self.tokens_came.wait(&mut state);
+                Some(item) => {
+                    tokens += item.tokens.ids.len();
+                    batch.push(item);
+                }
+                None if !batch.is_empty() => {
+                    self.leave(&mut state, batch.len());
+                    return Some(batch);
+                }
+                None if state.closed && state.waiting == 0 => return None,
+                None => self.tokens_came.wait(&mut state),
             }
         }
     }
@@ -187,7 +189,7 @@ impl Queue {
     /// Texts that wait for the model with their tokens.
     #[cfg(test)]
     pub(super) fn tokenised(&self) -> usize {
-        self.state.lock().tokens.len()
+        self.state.lock().lines.tokenised()
     }
 
     fn leave(&self, state: &mut State, texts: usize) {
@@ -218,15 +220,7 @@ impl Item {
 impl State {
     /// Takes out the texts of callers who hung up.
     fn drop_dead(&mut self) {
-        let mut left = 0;
-        self.texts.retain(|texts| {
-            let dead = texts.call.is_dead();
-            left += if dead { texts.texts.len() } else { 0 };
-            !dead
-        });
-        let before = self.tokens.len();
-        self.tokens.retain(|item| !item.call.is_dead());
-        left += before - self.tokens.len();
+        let left = self.lines.drop_calls(Call::is_dead);
         report_skipped(left);
         self.waiting -= left;
     }
@@ -234,7 +228,7 @@ impl State {
 
 impl Call {
     /// Nobody waits for it: the caller hung up, or an error has answered it.
-    fn is_dead(&self) -> bool {
+    pub(super) fn is_dead(&self) -> bool {
         self.answer.lock().caller.as_ref().is_none_or(oneshot::Sender::is_closed)
     }
 
@@ -275,21 +269,6 @@ impl Drop for Taken<'_> {
     }
 }
 
-/// Indices into `lengths` of the next batch; the first is always among them.
-fn choose(lengths: &[usize], budget: usize) -> Vec<usize> {
-    let head = lengths[0];
-    let mut by_closeness: Vec<usize> = (1..lengths.len()).collect();
-    by_closeness.sort_by_key(|&at| lengths[at].abs_diff(head)); // stable: among equals, first come first served
-    let (mut chosen, mut longest) = (vec![0], head);
-    for at in by_closeness {
-        let padded = longest.max(lengths[at]);
-        if padded * (chosen.len() + 1) <= budget {
-            (longest, _) = (padded, chosen.push(at));
-        }
-    }
-    chosen
-}
-
 fn report_skipped(texts: usize) {
     if texts > 0 {
         metrics::counter!("reprise_embed_skipped_total").increment(texts as u64);
@@ -304,52 +283,91 @@ fn report_waiting(texts: usize) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_batch_is_the_oldest_text_and_those_closest_to_its_length() {
-        assert_eq!(choose(&[10, 200, 11, 9, 10, 100], 40), [0, 4, 2]); // 3 * 11 fits 40, a fourth does not
-        assert_eq!(choose(&[10, 10, 10], 20), [0, 1]);
-        assert_eq!(choose(&[300, 2, 2], 100), [0]); // too long for the budget: alone
-        assert_eq!(choose(&[2, 300, 3], 0), [0]);
+    fn tenant(name: &str) -> TenantId {
+        TenantId::new(name).unwrap()
+    }
+
+    fn crowded_out() -> Error {
+        Error::internal("crowded out")
+    }
+
+    fn push(queue: &Queue, name: &str, texts: Vec<String>) -> Result<Reply, Refused> {
+        queue.push(&tenant(name), texts, crowded_out)
+    }
+
+    fn letters(text: &str) -> Result<Tokens> {
+        Ok(Tokens { ids: text.bytes().map(u32::from).collect(), truncated: false, unknown: 0 })
+    }
+
+    fn spell(batch: Option<Vec<Item>>) -> Vec<String> {
+        let text = |item: &Item| item.tokens.ids.iter().filter_map(|id| char::from_u32(*id)).collect();
+        batch.unwrap().iter().map(text).collect()
     }
 
     #[test]
-    fn a_text_skipped_for_its_length_is_first_in_the_next_batch() {
+    fn a_batch_is_filled_in_order_up_to_its_tokens_and_a_longer_text_goes_alone() {
         let queue = Queue::new(10);
         let text = |length: usize| "x".repeat(length);
-        let _reply = queue.push(vec![text(10), text(200), text(11), text(9)]).unwrap();
-        assert!(queue.tokenise_next(|text| Ok(Tokens { ids: vec![0; text.len()], truncated: false, unknown: 0 })));
-        let lengths =
-            |batch: Option<Vec<Item>>| -> Vec<_> { batch.unwrap().iter().map(|item| item.tokens.ids.len()).collect() };
-        assert_eq!(lengths(queue.next_batch(40)), [10, 11, 9]);
-        assert_eq!(lengths(queue.next_batch(40)), [200]);
+        let _reply = push(&queue, "t", vec![text(10), text(20), text(11), text(200), text(9)]).unwrap();
+        assert!(queue.tokenise_next(letters));
+        let lengths = || spell(queue.next_batch(40)).iter().map(String::len).collect::<Vec<_>>();
+        assert_eq!([lengths(), lengths(), lengths(), lengths()], [vec![10, 20], vec![11], vec![200], vec![9]]);
         queue.close();
         assert!(queue.next_batch(40).is_none());
+    }
+
+    #[test]
+    fn a_tenant_with_one_text_does_not_wait_for_all_of_anothers() {
+        let queue = Queue::new(100);
+        let many: Vec<_> = (0..8).map(|_| "many".to_owned()).collect();
+        let _many = push(&queue, "greedy", many).unwrap();
+        assert!(queue.tokenise_next(letters));
+        assert_eq!(spell(queue.next_batch(8)), ["many", "many"]);
+        let _one = push(&queue, "modest", vec!["one".into()]).unwrap();
+        assert!(queue.tokenise_next(letters));
+        assert_eq!(spell(queue.next_batch(8)), ["one", "many"], "the newcomer has had nothing yet");
+        assert_eq!(spell(queue.next_batch(8)), ["many", "many"]);
+    }
+
+    #[test]
+    fn in_a_full_queue_the_tenant_with_most_makes_room_for_one_with_less_than_its_share() {
+        let queue = Queue::new(4);
+        let texts = |n| vec!["x".to_owned(); n];
+        let mut first = push(&queue, "greedy", texts(2)).unwrap();
+        let mut second = push(&queue, "greedy", texts(2)).unwrap();
+        assert_eq!(push(&queue, "greedy", texts(1)).err(), Some(Refused::Full(texts(1))));
+        let mut modest = push(&queue, "modest", texts(2)).unwrap();
+        assert_eq!(second.try_recv().unwrap().unwrap_err().message, "crowded out");
+        assert_eq!(push(&queue, "modest", texts(1)).err(), Some(Refused::Full(texts(1))), "it has its share");
+        assert!(first.try_recv().is_err() && modest.try_recv().is_err(), "both still wait");
+        let _third = push(&queue, "third", texts(1)).unwrap();
+        assert!(first.try_recv().is_ok() || modest.try_recv().is_ok());
     }
 
     #[test]
     fn a_full_queue_gives_the_texts_back_and_makes_room_by_dropping_the_dead() {
         let queue = Queue::new(3);
         let texts = |n| vec![String::new(); n];
-        let first = queue.push(texts(2)).unwrap();
-        assert_eq!(queue.push(texts(2)).err(), Some(Refused::Full(texts(2))));
-        let _second = queue.push(texts(1)).unwrap();
+        let first = push(&queue, "t", texts(2)).unwrap();
+        assert_eq!(push(&queue, "t", texts(2)).err(), Some(Refused::Full(texts(2))));
+        let _second = push(&queue, "t", texts(1)).unwrap();
         drop(first);
-        let _third = queue.push(texts(2)).unwrap();
-        assert!(matches!(queue.push(texts(1)), Err(Refused::Full(_))));
+        let _third = push(&queue, "t", texts(2)).unwrap();
+        assert!(matches!(push(&queue, "t", texts(1)), Err(Refused::Full(_))));
         queue.close();
-        assert_eq!(queue.push(texts(0)).err(), Some(Refused::Closed));
+        assert_eq!(push(&queue, "t", texts(0)).err(), Some(Refused::Closed));
     }
 
     #[test]
     fn a_tokeniser_that_fails_or_panics_answers_its_caller_and_frees_the_places() {
         let queue = Queue::new(2);
-        let mut failed = queue.push(vec![String::new(); 2]).unwrap();
+        let mut failed = push(&queue, "t", vec![String::new(); 2]).unwrap();
         assert!(queue.tokenise_next(|_| Err(Error::internal("no tokens"))));
         assert_eq!(failed.try_recv().unwrap().unwrap_err().message, "no tokens");
-        let mut lost = queue.push(vec![String::new(); 2]).unwrap();
+        let mut lost = push(&queue, "t", vec![String::new(); 2]).unwrap();
         let panicking = || queue.tokenise_next(|_| panic!("on purpose"));
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panicking)).is_err());
         assert_eq!(lost.try_recv().unwrap_err(), oneshot::error::TryRecvError::Closed);
-        assert!(queue.push(vec![String::new(); 2]).is_ok());
+        assert!(push(&queue, "t", vec![String::new(); 2]).is_ok());
     }
 }

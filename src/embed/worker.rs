@@ -9,10 +9,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
-use super::bert::Forward;
+use super::Forward;
 use super::queue::{Item, Queue, Refused, Reply};
 use super::tokenize::Tokenise;
-use crate::types::{Embedding, Error, ErrorKind, Result};
+use crate::types::{Embedding, Error, ErrorKind, Result, TenantId};
 
 /// Longest a call may wait for one part of its embeddings. A backstop: callers bring their own deadlines.
 const REPLY_DEADLINE: Duration = Duration::from_secs(300);
@@ -29,7 +29,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// `capacity`: texts that may wait. `batch_tokens`: most tokens of a batch, padding included; a longer text
+    /// `capacity`: texts that may wait. `batch_tokens`: most tokens of a batch; a longer text
     /// makes a batch of its own.
     pub(super) fn start(
         tokenizer: impl Tokenise,
@@ -51,7 +51,7 @@ impl Worker {
 
     /// See [`super::Embedder::embed`]. A call with many texts goes through in parts, so that it never fills the
     /// queue; only the first part is refused when there is no room, the others wait for it.
-    pub(super) async fn embed(&self, texts: Vec<String>) -> Result<Vec<Embedding>> {
+    pub(super) async fn embed(&self, tenant: &TenantId, texts: Vec<String>) -> Result<Vec<Embedding>> {
         let part_size = (self.queue.capacity() / 4).max(1);
         let mut embeddings = Vec::with_capacity(texts.len());
         let mut replies = VecDeque::new();
@@ -59,9 +59,9 @@ impl Worker {
         while texts.peek().is_some() {
             let part: Vec<_> = texts.by_ref().take(part_size).collect();
             let reply = if embeddings.is_empty() && replies.is_empty() {
-                self.queue.push(part).map_err(refused)?
+                self.queue.push(tenant, part, overloaded).map_err(refused)?
             } else {
-                timeout(REPLY_DEADLINE, self.push_when_room(part)).await.map_err(|_| too_late())??
+                timeout(REPLY_DEADLINE, self.push_when_room(tenant, part)).await.map_err(|_| too_late())??
             };
             replies.push_back(reply);
             if replies.len() == PARTS_AT_ONCE
@@ -107,10 +107,10 @@ impl Worker {
         Ok(())
     }
 
-    async fn push_when_room(&self, mut part: Vec<String>) -> Result<Reply> {
+    async fn push_when_room(&self, tenant: &TenantId, mut part: Vec<String>) -> Result<Reply> {
         loop {
             let room = self.queue.room(); // before the look at the queue, so that no freed place is missed
-            match self.queue.push(part) {
+            match self.queue.push(tenant, part, overloaded) {
                 Ok(reply) => return Ok(reply),
                 Err(Refused::Full(back)) => part = back,
                 Err(Refused::Closed) => return Err(refused(Refused::Closed)),
@@ -154,12 +154,14 @@ async fn wait(reply: Reply) -> Result<Vec<Embedding>> {
 
 fn refused(why: Refused) -> Error {
     match why {
-        Refused::Full(_) => {
-            metrics::counter!("reprise_embed_overloaded_total").increment(1);
-            Error::new(ErrorKind::Overloaded, "the embedding queue is full").with_retry_after(RETRY_AFTER)
-        }
+        Refused::Full(_) => overloaded(),
         Refused::Closed => Error::unavailable("the embedder is shut down"),
     }
+}
+
+fn overloaded() -> Error {
+    metrics::counter!("reprise_embed_overloaded_total").increment(1);
+    Error::new(ErrorKind::Overloaded, "the embedding queue is full").with_retry_after(RETRY_AFTER)
 }
 
 fn too_late() -> Error {

@@ -53,7 +53,8 @@ impl Rig {
     /// Calls, and returns once the text is in the queue.
     async fn call(&self, texts: &[&str]) -> tokio::task::JoinHandle<Result<Vec<Embedding>>> {
         let (worker, texts) = (self.worker.clone(), texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
-        let mut call = Box::pin(async move { worker.embed(texts).await });
+        let tenant = TenantId::new("tenant").unwrap();
+        let mut call = Box::pin(async move { worker.embed(&tenant, texts).await });
         let first = poll_immediate(&mut call).await;
         tokio::spawn(async move {
             match first {

@@ -173,7 +173,7 @@ impl Gateway {
             return Ok(Some(Hit { entry, similarity: None }));
         }
         let Some(probe) = admitted.probe.as_ref().filter(|_| admitted.allowed.read_semantic) else { return Ok(None) };
-        let embed = cache.embed(probe.prompt.clone());
+        let embed = cache.embed(&admitted.request.owner.tenant, probe.prompt.clone());
         let embedding = step("embed", budget, embed, ["embedding slow", "embedding failed"]).await?;
         if !embedding.is_whole() {
             miss.comparable = false;

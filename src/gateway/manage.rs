@@ -110,7 +110,7 @@ impl Gateway {
             }
         }
         let deadline = Instant::now() + self.inner.config.server.request_timeout;
-        within(deadline, self.inner.cache.embedder().embed(texts)).await
+        within(deadline, self.inner.cache.embedder().embed(&owner.tenant, texts)).await
     }
 
     /// Models that may be asked for, in configuration order.
@@ -160,7 +160,10 @@ impl Gateway {
         let cache = &self.inner.cache;
         let comparable = admitted.probe.as_ref().filter(|_| !admitted.request.chat.has_tools());
         let vector = match comparable {
-            Some(probe) => Some(cache.embed(probe.prompt.clone()).await?).filter(Embedding::is_whole).map(|e| e.vector),
+            Some(probe) => {
+                let embedding = cache.embed(&admitted.request.owner.tenant, probe.prompt.clone()).await?;
+                embedding.is_whole().then_some(embedding.vector)
+            }
             None => None,
         };
         // What the caller paid is not known; what a hit will save is counted at the model's price.
@@ -196,7 +199,7 @@ impl Gateway {
         }
         let Some(probe) = &admitted.probe else { return Ok(explanation) };
         let started = Instant::now();
-        let embedding = cache.embed(probe.prompt.clone()).await?;
+        let embedding = cache.embed(&admitted.request.owner.tenant, probe.prompt.clone()).await?;
         explanation.stages.push(("embed", started.elapsed()));
         (explanation.embedded_tokens, explanation.truncated) = (embedding.tokens, embedding.truncated);
         if !embedding.is_whole() {

@@ -159,7 +159,7 @@ async fn write(cache: &Cache, shared: &Shared, job: &Job) -> Result<()> {
     if job.embed
         && let Some(probe) = &job.entry.probe
     {
-        match cache.embed(probe.prompt.clone()).await {
+        match cache.embed(&job.entry.owner.tenant, probe.prompt.clone()).await {
             Ok(embedding) => vector = embedding.is_whole().then_some(embedding.vector),
             // Still worth an exact hit.
             Err(error) => tracing::debug!(%error, "remembered without a vector"),

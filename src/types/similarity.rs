@@ -52,7 +52,7 @@ impl fmt::Display for Similarity {
 }
 
 /// A text as a unit vector, with what the tokeniser saw of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Embedding {
     /// Unit length, `dim` values.
     pub vector: Arc<[f32]>,

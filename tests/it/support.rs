@@ -110,9 +110,9 @@ impl Embedder for Counted {
         self.inner.model()
     }
 
-    async fn embed(&self, texts: Vec<String>) -> Result<Vec<Embedding>> {
+    async fn embed(&self, tenant: &TenantId, texts: Vec<String>) -> Result<Vec<Embedding>> {
         self.texts.fetch_add(texts.len() as u64, Ordering::SeqCst);
-        self.inner.embed(texts).await
+        self.inner.embed(tenant, texts).await
     }
 }
 

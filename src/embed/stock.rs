@@ -1,37 +1,36 @@
-//! The forward pass: candle's stock BERT, mean pooling over the real tokens, unit length.
+//! The forward pass on a GPU: candle's stock BERT, padded batches, unit length. On the CPU it is the yardstick.
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
 use std::sync::Arc;
 
+use super::Forward;
+use super::bert::config::Pooling;
 use crate::types::{Error, ErrorKind, Result};
 
-/// The model as the worker sees it: tokens in, vectors out. Runs on the worker's thread alone.
-pub(super) trait Forward: Send + 'static {
-    /// One unit vector per sequence of token ids, in order. `batch` is not empty, and none of its sequences is.
-    fn forward(&self, batch: &[&[u32]]) -> Result<Vec<Arc<[f32]>>>;
-}
-
-pub(super) struct Bert {
+pub struct StockBert {
     model: BertModel,
     device: Device,
+    pooling: Pooling,
     /// Its own threads, so that neither the local LLM nor tokio's workers share them.
     pool: rayon::ThreadPool,
 }
 
-impl Bert {
-    /// `weights`: the bytes of `model.safetensors`. `threads`: at least one.
-    pub(super) fn load(config: &Config, weights: Vec<u8>, device: Device, threads: usize) -> Result<Self> {
+impl StockBert {
+    /// `config`, `weights`: the bytes of `config.json` and `model.safetensors`. `threads`: at least one.
+    pub fn load(config: &[u8], pooling: Pooling, weights: Vec<u8>, device: Device, threads: usize) -> Result<Self> {
+        let config: Config =
+            serde_json::from_slice(config).map_err(|e| Error::new(ErrorKind::Corrupt, "config.json").with_source(e))?;
         let corrupt = |e| Error::new(ErrorKind::Corrupt, "model.safetensors does not fit config.json").with_source(e);
         let weights = VarBuilder::from_buffered_safetensors(weights, DType::F32, &device).map_err(corrupt)?;
-        let model = BertModel::load(weights, config).map_err(corrupt)?;
+        let model = BertModel::load(weights, &config).map_err(corrupt)?;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|at| format!("embed-{at}"))
             .build()
             .map_err(|e| Error::internal("cannot start the model's threads").with_source(e))?;
-        Ok(Self { model, device, pool })
+        Ok(Self { model, device, pooling, pool })
     }
 
     fn run(&self, batch: &[&[u32]]) -> candle_core::Result<Vec<Arc<[f32]>>> {
@@ -47,15 +46,17 @@ impl Bert {
         let ids = Tensor::from_vec(padded(|id| *id), shape, &self.device)?;
         let mask = Tensor::from_vec(padded(|_| 1), shape, &self.device)?;
         let hidden = self.model.forward(&ids, &ids.zeros_like()?, Some(&mask))?;
-        let mask = mask.to_dtype(DType::F32)?.unsqueeze(2)?; // (texts, tokens, 1)
-        let sum = hidden.broadcast_mul(&mask)?.sum(1)?; // (texts, dim)
-        // The length of the sum and of the mean are alike up to a factor, so the mean needs no division.
+        let sum = match self.pooling {
+            Pooling::Cls => hidden.narrow(1, 0, 1)?.squeeze(1)?,
+            // Sum and mean point the same way, so the mean needs no division.
+            Pooling::Mean => hidden.broadcast_mul(&mask.to_dtype(DType::F32)?.unsqueeze(2)?)?.sum(1)?,
+        }; // (texts, dim)
         let unit = sum.broadcast_div(&sum.sqr()?.sum_keepdim(1)?.sqrt()?)?;
         Ok(unit.to_vec2::<f32>()?.into_iter().map(Arc::from).collect())
     }
 }
 
-impl Forward for Bert {
+impl Forward for StockBert {
     fn forward(&self, batch: &[&[u32]]) -> Result<Vec<Arc<[f32]>>> {
         let result = self.pool.install(|| self.run(batch));
         let vectors = result.map_err(|e| Error::internal("the embedding model failed").with_source(e))?;

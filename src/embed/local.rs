@@ -1,54 +1,103 @@
-//! The embedder for BERT-family sentence models in safetensors, on the CPU or on an NVIDIA GPU.
+//! The embedder for BERT-family sentence models in safetensors: on the CPU by our own forward pass, on an NVIDIA GPU by
+//! candle's.
 
 use async_trait::async_trait;
 use candle_core::Device;
 use serde::Deserialize;
 use std::path::Path;
+use std::sync::Arc;
 
-use super::bert::{Bert, Forward};
+use super::bert::Bert;
+use super::bert::config::{BertConfig, Pooling};
+use super::kernels::Kernels;
+use super::stock::StockBert;
 use super::tokenize::{BertTokenizer, Tokenise};
 use super::worker::Worker;
-use super::{Embedder, EmbeddingModel};
+use super::{Embedder, EmbeddingModel, Forward};
 use crate::config;
-use crate::types::{Embedding, Error, ErrorKind, Result};
+use crate::types::{Embedding, Error, ErrorKind, Result, TenantId};
 
 /// Hex digits of the weights' sha256 in a model's id.
 const ID_DIGITS: usize = 12;
 
+/// A sentence model without queue or threads of its own: what [`LocalEmbedder`] runs, and what benches measure.
+pub struct Model {
+    pub info: EmbeddingModel,
+    tokenizer: BertTokenizer,
+    forward: Box<dyn Forward>,
+}
+
+/// Whose forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// Ours, on the CPU.
+    Own,
+    /// candle's stock BERT, on the CPU or a GPU.
+    Candle,
+}
+
 /// A sentence model on its own threads, behind a bounded queue.
-pub struct CandleEmbedder {
+pub struct LocalEmbedder {
     model: EmbeddingModel,
     worker: Worker,
 }
 
-impl CandleEmbedder {
+impl Model {
     /// Reads a model from its folder (`config.json`, `tokenizer.json`, `model.safetensors`, and where they are there
     /// `sentence_bert_config.json` and `1_Pooling/config.json`) and runs it once. Blocks for some tenths of a second.
     ///
     /// Errors: [`ErrorKind::FailedPrecondition`] when a file is missing, [`ErrorKind::Corrupt`] when one does not
     /// parse or fit, [`ErrorKind::Unsupported`] for a model of another kind or a device this binary has no code for.
-    pub fn load(model_dir: &Path, name: &str, settings: &config::Embedding) -> Result<Self> {
+    pub fn load(model_dir: &Path, name: &str, settings: &config::Embedding, engine: Engine) -> Result<Self> {
         let device = device(settings.device)?;
-        let config: candle_transformers::models::bert::Config = parse(&read(model_dir, "config.json")?, "config.json")?;
-        check_pooling(model_dir)?;
-        let max_tokens = max_tokens(model_dir)?.min(config.max_position_embeddings);
+        let config_json = read(model_dir, "config.json")?;
+        let config = BertConfig::parse(&config_json)?;
+        let pooling = pooling(model_dir)?;
+        let max_tokens = max_tokens(model_dir)?.min(config.longest_text());
         let tokenizer = BertTokenizer::from_bytes(&read(model_dir, "tokenizer.json")?, max_tokens)?;
         if tokenizer.vocabulary() > config.vocab_size {
             let message = "tokenizer.json has more tokens than the model of config.json";
             return Err(Error::new(ErrorKind::Corrupt, message));
         }
         let weights = read(model_dir, "model.safetensors")?;
-        let hash = sha256(&weights);
-        let bert = Bert::load(&config, weights, device, threads(settings.threads))?;
-        let id = format!("{name}@{}", &hash[..ID_DIGITS]);
-        let model = EmbeddingModel { id, name: name.to_owned(), dim: config.hidden_size, max_tokens };
+        let id = format!("{name}@{}", &sha256(&weights)[..ID_DIGITS]);
+        let info = EmbeddingModel { id, name: name.to_owned(), dim: config.hidden_size, max_tokens };
+        let threads = threads(settings.threads);
+        let forward: Box<dyn Forward> = match engine {
+            Engine::Own => {
+                let kernels = Kernels::best();
+                tracing::debug!(kernels = kernels.name, threads, precision = ?settings.precision, "embedding on the CPU");
+                Box::new(Bert::load(config, pooling, &weights, settings.precision, threads, kernels)?)
+            }
+            Engine::Candle => Box::new(StockBert::load(&config_json, pooling, weights, device, threads)?),
+        };
+        let model = Self { info, tokenizer, forward };
         // The first pass faults the weights in and shows what loading could not: it should not be a caller's.
-        let probe = bert.forward(&[&tokenizer.tokenise("warm up")?.ids])?;
-        if probe.iter().any(|vector| vector.len() != model.dim) {
+        let probe = model.forward(&[&model.tokens("warm up")?])?;
+        if probe.iter().any(|vector| vector.len() != model.info.dim) {
             return Err(Error::internal("the model's vectors are not of the size its config.json says"));
         }
-        let worker = Worker::start(tokenizer, bert, settings.queue, settings.batch_tokens)?;
-        Ok(Self { model, worker })
+        Ok(model)
+    }
+
+    /// Token ids of a text, special tokens included, cut to what the model reads.
+    pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.tokenizer.tokenise(text)?.ids)
+    }
+
+    /// One unit vector per sequence of token ids, in order. No sequence may be empty.
+    pub fn forward(&self, batch: &[&[u32]]) -> Result<Vec<Arc<[f32]>>> {
+        self.forward.forward(batch)
+    }
+}
+
+impl LocalEmbedder {
+    /// As [`Model::load`]; on the CPU with our own forward pass, on a GPU with candle's.
+    pub fn load(model_dir: &Path, name: &str, settings: &config::Embedding) -> Result<Self> {
+        let engine = if settings.device == config::Device::Cpu { Engine::Own } else { Engine::Candle };
+        let Model { info, tokenizer, forward } = Model::load(model_dir, name, settings, engine)?;
+        let worker = Worker::start(tokenizer, forward, settings.queue, settings.batch_tokens)?;
+        Ok(Self { model: info, worker })
     }
 
     /// Refuses new texts, finishes those that wait, ends the threads; within 30 seconds.
@@ -58,15 +107,15 @@ impl CandleEmbedder {
 }
 
 #[async_trait]
-impl Embedder for CandleEmbedder {
+impl Embedder for LocalEmbedder {
     fn model(&self) -> &EmbeddingModel {
         &self.model
     }
 
     /// An empty text is a text: it gets the vector of `[CLS] [SEP]`. More texts than the queue holds go through in
-    /// parts. After [`CandleEmbedder::close`], [`ErrorKind::Unavailable`].
-    async fn embed(&self, texts: Vec<String>) -> Result<Vec<Embedding>> {
-        self.worker.embed(texts).await
+    /// parts. After [`LocalEmbedder::close`], [`ErrorKind::Unavailable`].
+    async fn embed(&self, tenant: &TenantId, texts: Vec<String>) -> Result<Vec<Embedding>> {
+        self.worker.embed(tenant, texts).await
     }
 
     async fn ping(&self) -> Result<()> {
@@ -103,22 +152,10 @@ fn max_tokens(model_dir: &Path) -> Result<usize> {
     }
 }
 
-/// Only mean pooling is done here; a model trained with another would give plausible and useless vectors.
-fn check_pooling(model_dir: &Path) -> Result<()> {
-    #[derive(Deserialize)]
-    struct Pooling {
-        #[serde(default)]
-        pooling_mode_mean_tokens: bool,
-    }
+/// Mean pooling, where the model's files do not say.
+fn pooling(model_dir: &Path) -> Result<Pooling> {
     let name = "1_Pooling/config.json";
-    if !model_dir.join(name).exists() {
-        return Ok(());
-    }
-    let pooling: Pooling = parse(&read(model_dir, name)?, name)?;
-    if pooling.pooling_mode_mean_tokens {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Unsupported, format!("{name} asks for other than mean pooling")))
+    if model_dir.join(name).exists() { Pooling::parse(&read(model_dir, name)?) } else { Ok(Pooling::Mean) }
 }
 
 fn read(model_dir: &Path, name: &str) -> Result<Vec<u8>> {
