@@ -96,6 +96,23 @@ pub struct Request {
     pub deadline: Option<Instant>,
 }
 
+impl Request {
+    /// A request that asks for nothing special.
+    pub fn new(id: impl Into<String>, owner: Owner, chat: ChatRequest) -> Self {
+        Self {
+            id: id.into(),
+            owner,
+            user: None,
+            session: None,
+            template: None,
+            chat,
+            controls: CacheControls::default(),
+            priority: Priority::default(),
+            deadline: None,
+        }
+    }
+}
+
 /// A request answered as a whole.
 #[derive(Debug, Clone)]
 pub struct Completed {

@@ -14,12 +14,10 @@ use reprise::store::entry::guarded::GuardedEntries;
 use reprise::store::entry::l1::L1Entries;
 use reprise::store::entry::sqlite::SqliteEntries;
 use reprise::store::entry::{EntryStats, EntryStore};
-use reprise::store::guarded_vectors::GuardedVectors;
 use reprise::store::sqlite::Sqlite;
 use reprise::store::vector::flat::Flat;
-use reprise::types::{
-    CacheControls, ChatRequest, Embedding, Entry, EntryKey, Namespace, Owner, Priority, Result, Tag, TenantId,
-};
+use reprise::store::vector::guarded::GuardedVectors;
+use reprise::types::{ChatRequest, Embedding, Entry, EntryKey, Namespace, Owner, Result, Tag, TenantId};
 
 /// Longest one store call may take in these tests.
 const STORE_LIMIT: Duration = Duration::from_millis(200);
@@ -85,17 +83,8 @@ impl Setup {
 
 /// A request with one user message, by tenant `t` in namespace `n`, for model `m`.
 pub fn request(prompt: &str) -> Request {
-    Request {
-        id: "test".into(),
-        owner: Owner { tenant: TenantId::new("t").unwrap(), namespace: Namespace::new("n").unwrap() },
-        user: None,
-        session: None,
-        template: None,
-        chat: ChatRequest::prompt("m", prompt),
-        controls: CacheControls::default(),
-        priority: Priority::default(),
-        deadline: None,
-    }
+    let owner = Owner { tenant: TenantId::new("t").unwrap(), namespace: Namespace::new("n").unwrap() };
+    Request::new("test", owner, ChatRequest::prompt("m", prompt))
 }
 
 /// Counts the texts that go through an embedder.

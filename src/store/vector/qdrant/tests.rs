@@ -1,6 +1,6 @@
 use super::*;
-use crate::store::guarded_vectors::GuardedVectors;
 use crate::store::vector::contract::{DIM, Opened, contract_tests, key, owner, point, scope, tag, unit};
+use crate::store::vector::guarded::GuardedVectors;
 use crate::store::vector::qdrant_double::{Double, Stored};
 use crate::types::ErrorKind;
 use futures::FutureExt;
