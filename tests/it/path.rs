@@ -288,6 +288,25 @@ async fn incomplete_answers_are_refused_by_store() {
 }
 
 #[tokio::test]
+async fn an_evicted_answer_leaves_no_vector_behind() {
+    let setup = Setup::with_room(30_000).await;
+    for n in 0..60 {
+        ask(&setup.gateway, &format!("question number {n}")).await;
+        setup.settle().await;
+    }
+    let patience = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let stats = setup.gateway.stats(&request("").owner).await.unwrap();
+        assert!(stats.evicted > 0 && stats.entries + stats.evicted == 60, "{stats:?}");
+        if stats.vectors == stats.entries {
+            break;
+        }
+        assert!(std::time::Instant::now() < patience, "{stats:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
 async fn the_exact_path_never_touches_the_embedder() {
     let setup = Setup::new().await;
     ask(&setup.gateway, "embed me once").await;

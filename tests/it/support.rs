@@ -37,15 +37,20 @@ impl Setup {
 
     /// With a scripted provider that `edit` changes.
     pub async fn with(edit: impl FnOnce(&mut ProviderConfig)) -> Self {
-        Self::build(edit, false).await
+        Self::build(edit, false, 1 << 30).await
+    }
+
+    /// With room for so many bytes of entries.
+    pub async fn with_room(bytes: u64) -> Self {
+        Self::build(|_| {}, false, bytes).await
     }
 
     /// With an entry store that never answers.
     pub async fn hanging() -> Self {
-        Self::build(|_| {}, true).await
+        Self::build(|_| {}, true, 1 << 30).await
     }
 
-    async fn build(edit: impl FnOnce(&mut ProviderConfig), hanging: bool) -> Self {
+    async fn build(edit: impl FnOnce(&mut ProviderConfig), hanging: bool, room: u64) -> Self {
         let provider = r#"providers=[{name="scripted",kind="scripted",models=["m","other-model"]}]"#;
         let mut config = Config::load(None, std::iter::empty(), &[provider.to_owned()]).unwrap();
         edit(&mut config.providers[0]);
@@ -57,7 +62,7 @@ impl Setup {
         let entries: Arc<dyn EntryStore> = if hanging {
             Arc::new(Hanging)
         } else {
-            L1Entries::new(SqliteEntries::new(sqlite.clone(), 1 << 30).await.unwrap(), 64 << 20)
+            L1Entries::new(SqliteEntries::new(sqlite.clone(), room).await.unwrap(), 64 << 20)
         };
         let vectors = Flat::open(sqlite, &model.id, model.dim).await.unwrap();
         let cache = Cache::new(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{EntryStats, EntryStore};
+use super::{EntryStats, EntryStore, OnEvicted};
 use crate::store::breaker::Breaker;
 use crate::types::{Entry, EntryKey, Owner, Result, Tag};
 
@@ -47,6 +47,10 @@ impl EntryStore for GuardedEntries {
         if self.breaker.is_up() {
             self.inner.touch(key);
         }
+    }
+
+    fn on_evicted(&self, hear: OnEvicted) {
+        self.inner.on_evicted(hear);
     }
 
     async fn stats(&self) -> Result<EntryStats> {

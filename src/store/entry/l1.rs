@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{EntryStats, EntryStore};
+use super::{EntryStats, EntryStore, OnEvicted};
 use crate::types::{Entry, EntryKey, Error, Owner, Result, Tag};
 
 mod hot;
@@ -89,6 +89,15 @@ impl EntryStore for L1Entries {
 
     fn touch(&self, key: &EntryKey) {
         self.inner.touch(key);
+    }
+
+    /// What the store behind has dropped is not served from here either: whoever hears of it may count on that.
+    fn on_evicted(&self, hear: OnEvicted) {
+        let hot = self.hot.clone();
+        self.inner.on_evicted(Arc::new(move |keys| {
+            keys.iter().for_each(|key| hot.invalidate(key));
+            hear(keys);
+        }));
     }
 
     async fn stats(&self) -> Result<EntryStats> {
