@@ -77,11 +77,11 @@ impl EntryStore for L1Entries {
                     hot.doubt_all();
                 }
             })?;
+            keys.iter().for_each(|key| hot.invalidate(key));
             // The store may have dropped entries for lack of room that are still served from here.
-            keys.extend(hot.tagged(&owner, &tag));
+            keys.extend(hot.invalidate_tagged(&owner, &tag));
             keys.sort_unstable();
             keys.dedup();
-            keys.iter().for_each(|key| hot.invalidate(key));
             Ok(keys)
         })
         .await

@@ -205,6 +205,70 @@ async fn everything_stored_expires_and_tag_sets_outlive_their_members() {
     assert!(server.command("DBSIZE").starts_with(":0"), "{}", server.command("DBSIZE"));
 }
 
+fn tag_set_of(store: &RedisEntries, n: u64, name: &str) -> String {
+    store.tag_set(key(n).as_bytes()[0] % BUCKETS, &tag_id(&owner("t", "n"), &tag(name)))
+}
+
+#[tokio::test]
+async fn an_entry_that_deletion_by_tag_would_miss_is_not_served() {
+    let server = RedisServer::start();
+    let store = connect(&server).await;
+    for tagged in [tagged(1, &["a"]), tagged(2, &["a", "b"]), tagged(3, &["b"]), entry(4, "x")] {
+        put(&*store, &tagged).await;
+    }
+    // As an eviction does.
+    for n in [1, 2] {
+        assert!(server.command(&format!("DEL {}", tag_set_of(&store, n, "a"))).starts_with(":1"));
+    }
+    for (n, served) in [(1, false), (2, false), (3, true), (4, true)] {
+        assert_eq!(get(&*store, n).await.is_some(), served, "entry {n}");
+    }
+    // Another member brings the set back, and the entry itself does not count as one again until it is put.
+    put(&*store, &Entry { key: same_bucket(1), ..tagged(5, &["a"]) }).await;
+    assert_eq!(get(&*store, 1).await, None);
+    put(&*store, &tagged(1, &["a"])).await;
+    assert!(get(&*store, 1).await.is_some());
+    assert_eq!(store.delete_by_tag(&owner("t", "n"), &tag("a")).await.unwrap().len(), 2);
+    assert_eq!(get(&*store, 1).await, None);
+}
+
+#[tokio::test]
+async fn deletion_by_tag_misses_nothing_on_a_redis_that_evicts() {
+    let memory = ["--maxmemory", "6mb", "--maxmemory-policy", "allkeys-random"];
+    let server = RedisServer::start_with(free_port(), &memory);
+    let store = connect(&server).await;
+    let text = "x".repeat(2_000);
+    for n in 0..3_000 {
+        put(&*store, &Entry { tags: vec![tag("a")], ..entry(n, &text) }).await;
+    }
+    let served = async || futures::future::join_all((0..3_000).map(|n| get(&*store, n))).await.iter().flatten().count();
+    assert!(store.stats().await.unwrap().evicted > 0);
+    assert!(served().await > 0);
+    store.delete_by_tag(&owner("t", "n"), &tag("a")).await.unwrap();
+    assert_eq!(served().await, 0);
+}
+
+#[tokio::test]
+async fn a_deletion_by_tag_reaches_what_others_keep_in_memory_although_its_tag_set_was_evicted() {
+    let server = RedisServer::start();
+    let (a, in_a) = with_l1(&server).await;
+    let b = connect(&server).await;
+    for tagged in [tagged(1, &["a"]), tagged(2, &["b"]), Entry { owner: owner("t", "other"), ..tagged(3, &["a"]) }] {
+        put(&*in_a, &tagged).await;
+    }
+    let kept = async |n| {
+        get(&*in_a, n).await;
+        a.hot().get(&key(n)).is_some()
+    };
+    eventually("kept", || async { kept(1).await && kept(2).await && kept(3).await }).await;
+    server.command(&format!("DEL {}", tag_set_of(&a, 1, "a")));
+    assert!(kept(1).await, "nobody has deleted it");
+    assert_eq!(b.delete_by_tag(&owner("t", "n"), &tag("a")).await.unwrap(), []);
+    eventually("gone", || async { a.hot().get(&key(1)).is_none() }).await;
+    assert_eq!(get(&*in_a, 1).await, None);
+    assert!(a.hot().get(&key(2)).is_some() && a.hot().get(&key(3)).is_some(), "the others stay");
+}
+
 /// Another key in the bucket of `key(n)`.
 fn same_bucket(n: u64) -> EntryKey {
     let bucket = |key: &EntryKey| key.as_bytes()[0] % BUCKETS;
