@@ -22,6 +22,9 @@ pub struct ProviderConfig {
     /// File that holds the API key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key_file: Option<PathBuf>,
+    /// PEM file of the CA that signed the certificate of its server; trusted in place of the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
     #[serde(default = "default_connect_timeout", with = "duration")]
     pub connect_timeout: Duration,
     /// Longest wait for the whole answer.
@@ -54,6 +57,7 @@ impl ProviderConfig {
             base_url: None,
             api_key_env: None,
             api_key_file: None,
+            ca_file: None,
             connect_timeout: default_connect_timeout(),
             timeout: default_provider_timeout(),
             latency: Duration::ZERO,

@@ -178,10 +178,18 @@ fn values_that_cannot_work_are_refused() {
         ("server.http_addr=127.0.0.1:7070", "server.http_addr"),
         ("server.tenants=a, b c", "server.tenants.1"),
         ("stores.write_queue=0", "stores.write_queue"),
+        ("stores={entries=\"redis\",redis_ca_file=\"ca.pem\"}", "stores.redis_ca_file"),
+        ("stores={redis_url=\"rediss://h\",redis_cert_file=\"c.pem\"}", "stores.redis_cert_file"),
+        ("stores={redis_url=\"rediss://h\",redis_key_file=\"k.pem\"}", "stores.redis_cert_file"),
+        ("providers=[{name=\"p\",kind=\"local\",ca_file=\"ca.pem\"}]", "providers.0.ca_file"),
         ("log.level=reprise=loud", "log.level"),
         ("prices.m={input=\"-1\",output=\"1\"}", "prices.m.input"),
         ("providers=[{name=\"p\",kind=\"openai\",models=[\"m\"]}]", "providers.0.base_url"),
         ("providers=[{name=\"p\",kind=\"openai\",models=[\"m\"],base_url=\"ftp://h\"}]", "providers.0.base_url"),
+        (
+            "providers=[{name=\"p\",kind=\"openai\",models=[\"m\"],base_url=\"http://h\",ca_file=\"ca.pem\"}]",
+            "providers.0.ca_file",
+        ),
         ("providers=[{name=\"p\",kind=\"scripted\"}]", "providers.0.models"),
         ("providers=[{name=\"p\",kind=\"scripted\",models=[\"m\"],error_rate=2}]", "providers.0.error_rate"),
         ("providers=[{name=\"p\",kind=\"local\"},{name=\"p\",kind=\"local\"}]", "providers.1.name"),
@@ -256,10 +264,12 @@ fn a_url_that_does_not_parse_hides_its_password_too() {
 }
 
 #[test]
-fn the_example_in_the_readme_loads() {
+fn the_examples_in_the_readme_load() {
     let readme = include_str!("../../README.md");
-    let example = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
-    let config = load(example, &[], &[]);
+    let examples = readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let loaded: Vec<_> = examples.map(|example| load(example, &[], &[])).collect();
+    assert_eq!(loaded[1].stores.redis_ca_file, loaded[1].providers[0].ca_file);
+    let config = &loaded[0];
     assert_eq!(config.providers[0].models, ["gpt-4o-mini"]);
     assert_eq!(config.cache_of("support").min_similarity, 0.97);
     assert_eq!(config.prices["gpt-4o-mini"].input.to_string(), "0.15");
@@ -319,6 +329,8 @@ fn the_schema_and_the_structs_hold_the_same_keys() {
     let mut config = Config { default_model: Some("m".into()), ..Config::default() };
     config.models = Models { dir: Some("d".into()), local_dir: Some("l".into()), offline: true };
     config.stores.qdrant_api_key_env = Some("K".into());
+    let pem = || Some("x.pem".into());
+    (config.stores.redis_ca_file, config.stores.redis_cert_file, config.stores.redis_key_file) = (pem(), pem(), pem());
     config.prices.insert("some".into(), PriceConfig { input: price(1), output: price(2) });
     config.namespaces.insert("some".into(), NamespaceConfig { cache: CacheOverride::from(&config.cache) });
     config.providers.push(ProviderConfig {
@@ -328,6 +340,7 @@ fn the_schema_and_the_structs_hold_the_same_keys() {
         base_url: Some("http://h".into()),
         api_key_env: Some("K".into()),
         api_key_file: Some("f".into()),
+        ca_file: Some("f".into()),
         connect_timeout: Duration::from_secs(1),
         timeout: Duration::from_secs(1),
         latency: Duration::ZERO,

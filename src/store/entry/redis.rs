@@ -26,7 +26,7 @@ use tokio::sync::Semaphore;
 
 use super::l1::{Coherence, Hot};
 use super::{EntryStats, EntryStore, decode, encode};
-use crate::config::Stores;
+use crate::config::{Stores, tls};
 use crate::store::breaker::bulk_limit;
 use crate::types::{Entry, EntryKey, Error, ErrorKind, Owner, Result, Tag, UnixMillis};
 
@@ -222,7 +222,11 @@ impl From<RedisError> for Error {
             redis::ErrorKind::InvalidClientConfig => ErrorKind::InvalidArgument,
             _ => ErrorKind::Unavailable,
         };
-        Error::new(kind, "Redis").with_source(error)
+        let what = match tls::certificate_problem(&error, "stores.redis_ca_file") {
+            Some(problem) => format!("Redis: {problem}"),
+            None => "Redis".into(),
+        };
+        Error::new(kind, what).with_source(error)
     }
 }
 

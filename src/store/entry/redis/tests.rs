@@ -8,7 +8,11 @@ use super::*;
 #[path = "../../../../tests/support/redis.rs"]
 pub(super) mod server;
 
+#[path = "../../../../tests/support/tls.rs"]
+mod tls;
+
 use server::{RedisServer, free_port};
+use tls::{Authority, Issued};
 
 fn settings(url: String) -> Stores {
     Stores { redis_url: url, redis_prefix: "test".into(), timeout: Duration::from_millis(500), ..Stores::default() }
@@ -332,15 +336,77 @@ async fn a_login_that_was_refused_is_tried_again() {
     assert!(get(&*store, 1).await.is_some());
 }
 
+/// A server that speaks TLS as well, and the settings to reach it so. `clients`: whether they must show a certificate.
+fn with_tls(authority: &Authority, own: &Issued, clients: &str) -> (RedisServer, Stores) {
+    let (port, tls_port) = (free_port(), free_port().to_string());
+    let [ca, cert, key] = [&authority.ca(), &own.cert, &own.key].map(|path| path.display().to_string());
+    let files = ["--tls-ca-cert-file", &ca, "--tls-cert-file", &cert, "--tls-key-file", &key];
+    let arguments = [["--tls-port", &tls_port, "--tls-auth-clients", clients].as_slice(), &files].concat();
+    let server = RedisServer::start_with(port, &arguments);
+    let settings = settings(format!("rediss://127.0.0.1:{tls_port}"));
+    (server, Stores { redis_ca_file: Some(authority.ca()), ..settings })
+}
+
+#[tokio::test]
+async fn over_tls_with_a_ca_of_ones_own_it_serves_and_stays_coherent() {
+    let authority = Authority::new();
+    let (server, settings) = with_tls(&authority, &authority.issue("127.0.0.1"), "no");
+    let store = RedisEntries::connect(&settings).await.unwrap();
+    eventually("it answers", || async { store.ping().await.is_ok() }).await;
+    let l1 = L1Entries::with(store.clone(), store.hot());
+    is_kept(&l1, &store.hot(), 1).await;
+    server.command(&format!("DEL {}", store.entry_key(&key(1))));
+    eventually("gone", || async { get(&*l1, 1).await.is_none() }).await;
+}
+
+#[tokio::test]
+async fn over_tls_it_shows_its_own_certificate_where_redis_asks_for_one() {
+    let authority = Authority::new();
+    let (_server, without) = with_tls(&authority, &authority.issue("127.0.0.1"), "yes");
+    let own = authority.issue("reprise.internal");
+    let with = Stores { redis_cert_file: Some(own.cert), redis_key_file: Some(own.key), ..without.clone() };
+    let store = RedisEntries::connect(&with).await.unwrap();
+    eventually("it answers", || async { store.ping().await.is_ok() }).await;
+    put(&*store, &entry(1, "x")).await;
+    assert!(get(&*store, 1).await.is_some());
+    assert_eq!(kind(RedisEntries::connect(&without).await.unwrap().ping().await), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_server_whose_certificate_is_not_trusted_is_not_talked_to_and_the_error_says_what_to_do() {
+    let authority = Authority::new();
+    let advice = "name the PEM file of its CA in stores.redis_ca_file";
+    let (_server, settings) = with_tls(&authority, &authority.issue("127.0.0.1"), "no");
+    for ca in [None, Some(Authority::new())] {
+        let settings = Stores { redis_ca_file: ca.as_ref().map(Authority::ca), ..settings.clone() };
+        let error = RedisEntries::connect(&settings).await.unwrap().ping().await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unavailable);
+        assert!(error.to_string().contains(advice), "{error}");
+    }
+    let (_server, settings) = with_tls(&authority, &authority.issue("cache.internal"), "no");
+    let error = RedisEntries::connect(&settings).await.unwrap().ping().await.unwrap_err();
+    assert!(error.to_string().contains("for another name"), "{error}");
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_used_are_told_when_it_starts() {
+    let absent = Stores { redis_ca_file: Some("no/such/ca.pem".into()), ..settings("rediss://127.0.0.1:1".into()) };
+    let error = RedisEntries::connect(&absent).await.err().unwrap();
+    assert_eq!(error.violations[0].field, "stores.redis_ca_file");
+}
+
 #[tokio::test]
 async fn redis_hears_of_hits_in_memory() {
-    let server = RedisServer::start();
+    // So every use counts, and shows at once.
+    let counting = ["--maxmemory-policy", "allkeys-lfu", "--lfu-log-factor", "0", "--lfu-decay-time", "0"];
+    let server = RedisServer::start_with(free_port(), &counting);
     let store = connect(&server).await;
     put(&*store, &entry(1, "x")).await;
-    let idle = || server.command(&format!("OBJECT IDLETIME {}", store.entry_key(&key(1))));
-    eventually("it is idle", || async { !idle().starts_with(":0") }).await;
+    let uses = || server.command(&format!("OBJECT FREQ {}", store.entry_key(&key(1))));
+    let before = uses();
+    assert!(before.starts_with(':'), "{before}");
     store.touch(&key(1));
-    eventually("it is in use", || async { idle().starts_with(":0") }).await;
+    eventually("it is in use", || async { uses() != before }).await;
 }
 
 #[tokio::test]
