@@ -30,6 +30,9 @@ pub struct ProviderConfig {
     /// Longest wait for the whole answer.
     #[serde(default = "default_provider_timeout", with = "duration")]
     pub timeout: Duration,
+    /// `local` only: tokens in an answer at most, where the request sets no limit of its own; 256 unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
     /// `scripted` only: wait before the first token.
     #[serde(default, with = "duration")]
     pub latency: Duration,
@@ -60,6 +63,7 @@ impl ProviderConfig {
             ca_file: None,
             connect_timeout: default_connect_timeout(),
             timeout: default_provider_timeout(),
+            max_tokens: None,
             latency: Duration::ZERO,
             token_latency: Duration::ZERO,
             tokens: default_scripted_tokens(),

@@ -122,6 +122,7 @@ const PROVIDER: &[Key] = &[
     leaf("ca_file", Kind::Path),
     leaf("connect_timeout", Kind::Duration),
     leaf("timeout", Kind::Duration),
+    leaf("max_tokens", Kind::Whole(u32::MAX as u64)),
     leaf("latency", Kind::Duration),
     leaf("token_latency", Kind::Duration),
     leaf("tokens", Kind::Whole(u32::MAX as u64)),

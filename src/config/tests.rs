@@ -192,6 +192,8 @@ fn values_that_cannot_work_are_refused() {
         ),
         ("providers=[{name=\"p\",kind=\"scripted\"}]", "providers.0.models"),
         ("providers=[{name=\"p\",kind=\"scripted\",models=[\"m\"],error_rate=2}]", "providers.0.error_rate"),
+        ("providers=[{name=\"p\",kind=\"local\",max_tokens=0}]", "providers.0.max_tokens"),
+        ("providers=[{name=\"p\",kind=\"scripted\",models=[\"m\"],max_tokens=9}]", "providers.0.max_tokens"),
         ("providers=[{name=\"p\",kind=\"local\"},{name=\"p\",kind=\"local\"}]", "providers.1.name"),
         ("providers=[{name=\"p\",kind=\"anthropic\",models=[\"m\"],api_key_env=\"sk-1\"}]", "providers.0.api_key_env"),
     ] {
@@ -343,6 +345,7 @@ fn the_schema_and_the_structs_hold_the_same_keys() {
         ca_file: Some("f".into()),
         connect_timeout: Duration::from_secs(1),
         timeout: Duration::from_secs(1),
+        max_tokens: Some(1),
         latency: Duration::ZERO,
         token_latency: Duration::ZERO,
         tokens: 1,

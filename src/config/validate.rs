@@ -205,6 +205,13 @@ impl Problems {
             self.check(tokens, &at("tokens"), format!("must be at most {MAX_COUNT}"));
             let share = (0.0..=1.0).contains(&provider.error_rate);
             self.check(share, &at("error_rate"), "must be a share from 0 to 1");
+            self.check(provider.max_tokens != Some(0), &at("max_tokens"), "must not be 0");
+            let takes_limit = provider.kind == ProviderKind::Local || provider.max_tokens.is_none();
+            self.check(
+                takes_limit,
+                &at("max_tokens"),
+                "is for the local model; other providers have limits of their own",
+            );
             match provider.kind {
                 ProviderKind::Openai | ProviderKind::Anthropic => self.remote(provider, &at),
                 ProviderKind::Local | ProviderKind::Scripted => {

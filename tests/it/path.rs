@@ -193,6 +193,20 @@ async fn a_stream_that_was_cut_off_is_not_remembered() {
 }
 
 #[tokio::test]
+async fn an_answer_that_ends_by_its_limit_is_not_remembered() {
+    let setup = Setup::new().await;
+    let mut short = request("Tell me a long story.");
+    short.chat.max_tokens = Some(2);
+    for calls in 1..=2 {
+        let done = setup.gateway.complete(short.clone()).await.unwrap();
+        assert_eq!((done.outcome.status, done.summary.finish.as_str()), (CacheStatus::Miss, "length"));
+        setup.settle().await;
+        assert_eq!(setup.calls(), calls);
+    }
+    assert_eq!(setup.gateway.stats(&short.owner).await.unwrap().entries, 0);
+}
+
+#[tokio::test]
 async fn a_caller_that_hangs_up_leaves_nothing_behind() {
     let setup = Setup::with(|p| p.token_latency = Duration::from_millis(50)).await;
     let mut streamed = setup.gateway.stream(request("long story")).await.unwrap();
