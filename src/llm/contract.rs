@@ -16,9 +16,6 @@ use crate::types::{Answer, Assembler, ChatRequest, Delta, FinishReason, Message,
 #[path = "../../tests/support/upstream.rs"]
 mod upstream;
 
-#[path = "../../tests/support/tls.rs"]
-mod tls;
-
 /// Settings of a provider as a file would give them, with every default.
 pub fn config(kind: &str, base_url: Option<&str>) -> ProviderConfig {
     let config = serde_json::json!({"name": "test", "kind": kind, "models": ["test-model"], "base_url": base_url});

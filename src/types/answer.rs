@@ -317,7 +317,7 @@ mod tests {
         for deltas in
             [[numbered(first.clone()), numbered(rest.clone())], [fragment(first.clone()), fragment(rest.clone())]]
         {
-            assert_eq!(assemble(&deltas).choices[0].message.tool_calls, [whole.clone()]);
+            assert_eq!(assemble(&deltas).choices[0].message.tool_calls, std::slice::from_ref(&whole));
         }
         let late = [json!({"id": "", "function": {"name": ""}}), first, json!({"function": {"arguments": "}"}})];
         assert_eq!(assemble(&late.map(numbered)).choices[0].message.tool_calls, [whole]);

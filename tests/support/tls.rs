@@ -1,5 +1,4 @@
-//! A throwaway CA, and the certificates it signs. Included with `#[path]` by unit and integration tests alike.
-#![allow(dead_code)]
+//! A throwaway CA, and the certificates it signs. Included with `#[path]`, once for all unit tests.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

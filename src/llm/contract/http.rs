@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 use std::io::Write;
 use std::time::Duration;
 
-use super::tls::Authority;
 use super::upstream::{Behaviour, Upstream};
 use super::*;
+use crate::test_tls::Authority;
 use crate::types::{Error, ErrorKind};
 
 /// A provider of that kind, and the server it talks to.

@@ -28,7 +28,7 @@ pub(super) struct Target {
     pub(super) nodes: Vec<ConnectionInfo>,
     pub(super) is_cluster: bool,
     pub(super) timeout: Duration,
-    /// What the settings say of TLS, in place of the system's CAs and no certificate of one's own.
+    /// From the files that the settings name; `None` where they name none: the CAs of the system, no certificate.
     certificates: Option<TlsCertificates>,
 }
 

@@ -4,15 +4,12 @@ use super::super::contract::{self, entry, get, key, owner, put, tag, tagged};
 use super::super::guarded::GuardedEntries;
 use super::super::l1::L1Entries;
 use super::*;
+use crate::test_tls::{Authority, Issued};
 
 #[path = "../../../../tests/support/redis.rs"]
 pub(super) mod server;
 
-#[path = "../../../../tests/support/tls.rs"]
-mod tls;
-
 use server::{RedisServer, free_port};
-use tls::{Authority, Issued};
 
 fn settings(url: String) -> Stores {
     Stores { redis_url: url, redis_prefix: "test".into(), timeout: Duration::from_millis(500), ..Stores::default() }

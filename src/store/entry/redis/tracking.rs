@@ -1,8 +1,9 @@
 //! Learns what others change in Redis, for the entries kept in process.
 //!
 //! One connection to every primary asks for the invalidation of all entry keys and of the keys that announce deletions
-//! by tag (`CLIENT TRACKING ON BCAST`). Entries are kept and served in process only while all of these connections live: when one ends, a heartbeat fails, or the
-//! primaries of the cluster change, invalidations may have been lost, and everything is dropped at once.
+//! by tag (`CLIENT TRACKING ON BCAST`). Entries are kept and served in process only while all of these connections live:
+//! when one ends, a heartbeat fails, or the primaries of the cluster change, invalidations may have been lost, and
+//! everything is dropped at once.
 //!
 //! The cache that redis-rs brings is not used: it counts entries instead of bytes, keeps undecoded replies, and may
 //! keep a reply whose invalidation arrived before it. [`Hot`] is bounded by bytes and closes that gap.
