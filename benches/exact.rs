@@ -16,9 +16,7 @@ use reprise::app::App;
 use reprise::config::Config;
 use reprise::gateway::{Gateway, Request};
 use reprise::grpc::pb;
-use reprise::types::{
-    Answer, Audience, CacheControls, ChatRequest, Message, Namespace, Owner, Priority, Role, Scope, TenantId, Usage,
-};
+use reprise::types::{Answer, Audience, ChatRequest, Message, Namespace, Owner, Role, Scope, TenantId, Usage};
 use tokio::runtime::Runtime;
 
 #[path = "echo/mod.rs"]
@@ -46,17 +44,7 @@ fn chat() -> ChatRequest {
 }
 
 fn request(chat: ChatRequest) -> Request {
-    Request {
-        id: "bench".into(),
-        owner: owner(),
-        user: None,
-        session: None,
-        template: None,
-        chat,
-        controls: CacheControls::default(),
-        priority: Priority::default(),
-        deadline: None,
-    }
+    Request::new("bench", owner(), chat)
 }
 
 fn key(c: &mut Criterion) {

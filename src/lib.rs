@@ -37,3 +37,6 @@ extern crate self as reprise;
 #[cfg(test)]
 #[path = "../tests/support/models.rs"]
 pub(crate) mod test_models;
+#[cfg(test)]
+#[path = "../tests/support/tls.rs"]
+pub(crate) mod test_tls;

@@ -6,9 +6,15 @@ use tokio::time::Instant;
 
 use super::decide::is_fresh;
 use super::{Cache, Policy, Verdict, judge};
+use crate::store::vector::Match;
 use crate::types::{
     ChatRequest, Embedding, Entry, EntryKey, ErrorKind, Owner, Result, ScopeId, Similarity, TenantId, UnixMillis,
 };
+
+/// When vectors without entries hide the live ones behind them, the next search asks for so many times as many...
+const WIDER: usize = 4;
+/// ... up to so many. What is hidden behind even more is found once these are removed.
+const WIDEST: usize = 256;
 
 /// One request, as the cache sees it.
 #[derive(Debug, Clone, Copy)]
@@ -73,46 +79,72 @@ impl Cache {
     }
 
     /// The nearest entries of the scope, judged best first, up to the first hit; all of them when `all` is set.
+    ///
+    /// Vectors whose entries are gone do not count among the `top_k`: they are told to be removed, and others are
+    /// searched for behind them.
     pub async fn semantic(&self, query: &Query<'_>, vector: &[f32], all: bool) -> Result<Semantic> {
-        let started = Instant::now();
-        let matches = self.vectors.search(query.scope, vector, query.top_k).await?;
-        let mut found = Semantic { candidates: Vec::with_capacity(matches.len()), search_time: started.elapsed() };
+        let mut found = Semantic::default();
+        let mut k = query.top_k;
+        loop {
+            let started = Instant::now();
+            let matches = self.vectors.search(query.scope, vector, k).await?;
+            found.search_time += started.elapsed();
+            let more_behind = matches.len() >= k
+                && k < WIDEST
+                && matches.last().is_some_and(|last| last.similarity >= query.policy.min_similarity);
+            let is_starved = self.judge_matches(query, matches, all, &mut found).await?;
+            if !(is_starved && more_behind) {
+                return Ok(found);
+            }
+            metrics::counter!("reprise_searches_widened_total").increment(1);
+            k = k.saturating_mul(WIDER).min(WIDEST);
+        }
+    }
+
+    /// Adds the candidates that were not found before, up to `top_k` live ones. True when there is no hit, and vectors
+    /// without entries took the places of others.
+    async fn judge_matches(
+        &self,
+        query: &Query<'_>,
+        matches: Vec<Match>,
+        all: bool,
+        found: &mut Semantic,
+    ) -> Result<bool> {
         let now = UnixMillis::now();
+        let mut live = found.candidates.iter().filter(|c| c.verdict != Verdict::Gone).count();
         for near in matches {
+            if live >= query.top_k {
+                break;
+            }
+            if found.candidates.iter().any(|c| c.key == near.key) {
+                continue;
+            }
             let worth_reading = all || near.similarity >= query.policy.min_similarity;
             let entry = if worth_reading { self.body(&near.key).await? } else { None };
             if worth_reading && entry.is_none() {
-                self.forget_point(near.key);
+                self.orphans().add(&[near.key]);
             }
             let verdict =
                 judge(entry.as_deref(), near.similarity, query.policy, query.request, (query.owner, query.scope), now);
+            live += usize::from(verdict != Verdict::Gone);
             found.candidates.push(Candidate { key: near.key, similarity: near.similarity, entry, verdict });
             if verdict == Verdict::Hit && !all {
                 break;
             }
         }
-        Ok(found)
+        let has = |verdict| found.candidates.iter().any(|c| c.verdict == verdict);
+        Ok(live < query.top_k && has(Verdict::Gone) && !has(Verdict::Hit))
     }
 
     /// The entry of a vector; one that does not decode is as good as gone.
-    async fn body(&self, key: &EntryKey) -> Result<Option<Arc<Entry>>> {
+    pub(super) async fn body(&self, key: &EntryKey) -> Result<Option<Arc<Entry>>> {
         match self.entries.get(key).await {
             Err(error) if error.kind == ErrorKind::Corrupt => {
                 metrics::counter!("reprise_corrupt_entries_total").increment(1);
-                tracing::warn!(%error, "an entry does not decode; its vector is removed");
+                tracing::warn!(%error, "an entry does not decode; its vector is to be removed");
                 Ok(None)
             }
             read => read,
         }
-    }
-
-    /// Removes a vector whose entry is gone, out of the request's way.
-    fn forget_point(&self, key: EntryKey) {
-        let vectors = self.vectors.clone();
-        tokio::spawn(async move {
-            if let Err(error) = vectors.delete(&[key]).await {
-                tracing::debug!(%error, "a vector without an entry could not be removed");
-            }
-        });
     }
 }

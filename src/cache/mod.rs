@@ -3,6 +3,9 @@
 
 mod decide;
 mod lookup;
+mod orphans;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::sync::Arc;
@@ -13,6 +16,7 @@ use crate::store::vector::VectorStore;
 
 pub use decide::{Policy, Verdict, judge};
 pub use lookup::{Candidate, Query, Semantic};
+pub use orphans::Orphans;
 pub use write::{Invalidated, vector_point};
 
 /// The stores and the embedder, as one thing to ask.
@@ -21,11 +25,15 @@ pub struct Cache {
     pub(crate) entries: Arc<dyn EntryStore>,
     pub(crate) vectors: Arc<dyn VectorStore>,
     pub(crate) embedder: Arc<dyn Embedder>,
+    orphans: Arc<Orphans>,
 }
 
 impl Cache {
     pub fn new(entries: Arc<dyn EntryStore>, vectors: Arc<dyn VectorStore>, embedder: Arc<dyn Embedder>) -> Self {
-        Self { entries, vectors, embedder }
+        let orphans = Arc::new(Orphans::default());
+        let told = orphans.clone();
+        entries.on_evicted(Arc::new(move |keys| told.add(keys)));
+        Self { entries, vectors, embedder, orphans }
     }
 
     pub fn embedder(&self) -> &Arc<dyn Embedder> {

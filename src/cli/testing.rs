@@ -22,6 +22,7 @@ struct State {
     answers: HashMap<String, String>,
     contexts: Vec<pb::RequestContext>,
     models: Vec<String>,
+    limits: Vec<Option<u32>>,
     streams: usize,
 }
 
@@ -47,6 +48,11 @@ impl Double {
         self.state.lock().models.clone()
     }
 
+    /// `max_tokens` of what was asked.
+    pub(super) fn limits(&self) -> Vec<Option<u32>> {
+        self.state.lock().limits.clone()
+    }
+
     pub(super) fn streams(&self) -> usize {
         self.state.lock().streams
     }
@@ -68,6 +74,7 @@ impl Service {
         let remember = !context.cache.as_ref().is_some_and(|cache| cache.no_store);
         state.contexts.push(context);
         state.models.push(chat.model);
+        state.limits.push(chat.max_tokens);
         let exact = state.answers.get(&prompt).cloned();
         let semantic = state.answers.get(&prompt.to_lowercase()).cloned();
         let status = match (&exact, &semantic) {

@@ -6,7 +6,8 @@
 //! - `names`: how a key is written, and which known one was meant by an unknown one.
 //! - `layers`: from the layers to one [`Config`].
 //! - `validate`: what must hold between and within values.
-//! - `print`: the settings in force, as text that can be loaded again.
+//! - `print`: the settings in force, as text that can be loaded again;
+//! - [`tls`]: the PEM files that settings name.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ mod schema;
 mod sections;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 mod validate;
 
 pub use layers::{Layer, Loaded, RESERVED, find_file};

@@ -22,11 +22,17 @@ pub struct ProviderConfig {
     /// File that holds the API key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key_file: Option<PathBuf>,
+    /// PEM file of the CA that signed the certificate of its server; trusted in place of the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
     #[serde(default = "default_connect_timeout", with = "duration")]
     pub connect_timeout: Duration,
     /// Longest wait for the whole answer.
     #[serde(default = "default_provider_timeout", with = "duration")]
     pub timeout: Duration,
+    /// `local` only: tokens in an answer at most, where the request sets no limit of its own; 256 unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
     /// `scripted` only: wait before the first token.
     #[serde(default, with = "duration")]
     pub latency: Duration,
@@ -54,8 +60,10 @@ impl ProviderConfig {
             base_url: None,
             api_key_env: None,
             api_key_file: None,
+            ca_file: None,
             connect_timeout: default_connect_timeout(),
             timeout: default_provider_timeout(),
+            max_tokens: None,
             latency: Duration::ZERO,
             token_latency: Duration::ZERO,
             tokens: default_scripted_tokens(),

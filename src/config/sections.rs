@@ -95,6 +95,14 @@ pub struct Stores {
     pub redis_cluster_urls: Vec<String>,
     /// Prefix of every key in Redis.
     pub redis_prefix: String,
+    /// PEM file of the CA that signed the certificate of a `rediss://` server; trusted in place of the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis_ca_file: Option<PathBuf>,
+    /// PEM files of the certificate, and of its key, that this service shows to a `rediss://` server which asks for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis_cert_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis_key_file: Option<PathBuf>,
     pub qdrant_url: String,
     /// Environment variable that holds the Qdrant API key.
     pub qdrant_api_key_env: Option<String>,
@@ -238,6 +246,9 @@ impl Default for Stores {
             redis_url: "redis://127.0.0.1:6379".into(),
             redis_cluster_urls: Vec::new(),
             redis_prefix: "reprise".into(),
+            redis_ca_file: None,
+            redis_cert_file: None,
+            redis_key_file: None,
             qdrant_url: "http://127.0.0.1:6334".into(),
             qdrant_api_key_env: None,
             qdrant_collection: "reprise".into(),

@@ -178,12 +178,22 @@ fn values_that_cannot_work_are_refused() {
         ("server.http_addr=127.0.0.1:7070", "server.http_addr"),
         ("server.tenants=a, b c", "server.tenants.1"),
         ("stores.write_queue=0", "stores.write_queue"),
+        ("stores={entries=\"redis\",redis_ca_file=\"ca.pem\"}", "stores.redis_ca_file"),
+        ("stores={redis_url=\"rediss://h\",redis_cert_file=\"c.pem\"}", "stores.redis_cert_file"),
+        ("stores={redis_url=\"rediss://h\",redis_key_file=\"k.pem\"}", "stores.redis_cert_file"),
+        ("providers=[{name=\"p\",kind=\"local\",ca_file=\"ca.pem\"}]", "providers.0.ca_file"),
         ("log.level=reprise=loud", "log.level"),
         ("prices.m={input=\"-1\",output=\"1\"}", "prices.m.input"),
         ("providers=[{name=\"p\",kind=\"openai\",models=[\"m\"]}]", "providers.0.base_url"),
         ("providers=[{name=\"p\",kind=\"openai\",models=[\"m\"],base_url=\"ftp://h\"}]", "providers.0.base_url"),
+        (
+            "providers=[{name=\"p\",kind=\"openai\",models=[\"m\"],base_url=\"http://h\",ca_file=\"ca.pem\"}]",
+            "providers.0.ca_file",
+        ),
         ("providers=[{name=\"p\",kind=\"scripted\"}]", "providers.0.models"),
         ("providers=[{name=\"p\",kind=\"scripted\",models=[\"m\"],error_rate=2}]", "providers.0.error_rate"),
+        ("providers=[{name=\"p\",kind=\"local\",max_tokens=0}]", "providers.0.max_tokens"),
+        ("providers=[{name=\"p\",kind=\"scripted\",models=[\"m\"],max_tokens=9}]", "providers.0.max_tokens"),
         ("providers=[{name=\"p\",kind=\"local\"},{name=\"p\",kind=\"local\"}]", "providers.1.name"),
         ("providers=[{name=\"p\",kind=\"anthropic\",models=[\"m\"],api_key_env=\"sk-1\"}]", "providers.0.api_key_env"),
     ] {
@@ -262,10 +272,12 @@ fn a_url_that_does_not_parse_hides_its_password_too() {
 }
 
 #[test]
-fn the_example_in_the_readme_loads() {
+fn the_examples_in_the_readme_load() {
     let readme = include_str!("../../README.md");
-    let example = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
-    let config = load(example, &[], &[]);
+    let examples = readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let loaded: Vec<_> = examples.map(|example| load(example, &[], &[])).collect();
+    assert_eq!(loaded[1].stores.redis_ca_file, loaded[1].providers[0].ca_file);
+    let config = &loaded[0];
     assert_eq!(config.providers[0].models, ["gpt-4o-mini"]);
     assert_eq!(config.cache_of("support").min_similarity, 0.97);
     assert_eq!(config.prices["gpt-4o-mini"].input.to_string(), "0.15");
@@ -325,6 +337,8 @@ fn the_schema_and_the_structs_hold_the_same_keys() {
     let mut config = Config { default_model: Some("m".into()), ..Config::default() };
     config.models = Models { dir: Some("d".into()), local_dir: Some("l".into()), offline: true };
     config.stores.qdrant_api_key_env = Some("K".into());
+    let pem = || Some("x.pem".into());
+    (config.stores.redis_ca_file, config.stores.redis_cert_file, config.stores.redis_key_file) = (pem(), pem(), pem());
     config.prices.insert("some".into(), PriceConfig { input: price(1), output: price(2) });
     config.namespaces.insert("some".into(), NamespaceConfig { cache: CacheOverride::from(&config.cache) });
     config.providers.push(ProviderConfig {
@@ -334,8 +348,10 @@ fn the_schema_and_the_structs_hold_the_same_keys() {
         base_url: Some("http://h".into()),
         api_key_env: Some("K".into()),
         api_key_file: Some("f".into()),
+        ca_file: Some("f".into()),
         connect_timeout: Duration::from_secs(1),
         timeout: Duration::from_secs(1),
+        max_tokens: Some(1),
         latency: Duration::ZERO,
         token_latency: Duration::ZERO,
         tokens: 1,

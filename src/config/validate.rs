@@ -5,7 +5,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::layers::refuse;
-use super::{Cache, CacheOverride, Config, EntryBackend, ProviderConfig, ProviderKind, VectorBackend};
+use super::{Cache, CacheOverride, Config, EntryBackend, ProviderConfig, ProviderKind, Stores, VectorBackend};
 use crate::types::{Namespace, Result, TenantId, Violation};
 
 /// Candidates beyond this cost more than they can find.
@@ -138,6 +138,7 @@ impl Problems {
         self.bytes("stores.max_bytes", stores.max_bytes);
         self.at_most_bytes("stores.l1_bytes", stores.l1_bytes);
         self.at_most_bytes("embedding.memo_bytes", config.embedding.memo_bytes);
+        self.redis_tls(stores);
         if stores.entries == EntryBackend::Redis {
             let redis = &["redis", "rediss", "unix", "redis+unix"];
             if stores.redis_cluster_urls.is_empty() {
@@ -152,6 +153,22 @@ impl Problems {
             self.check(!stores.qdrant_collection.is_empty(), "stores.qdrant_collection", "must not be empty");
         }
         self.variable("stores.qdrant_api_key_env", stores.qdrant_api_key_env.as_deref());
+    }
+
+    fn redis_tls(&mut self, stores: &Stores) {
+        let urls = match stores.redis_cluster_urls.as_slice() {
+            [] => std::slice::from_ref(&stores.redis_url),
+            urls => urls,
+        };
+        // What is left plain by mistake would be sent in the clear.
+        let is_tls = urls.iter().all(|url| url.starts_with("rediss://"));
+        for (field, file) in
+            [("stores.redis_ca_file", &stores.redis_ca_file), ("stores.redis_cert_file", &stores.redis_cert_file)]
+        {
+            self.check(file.is_none() || is_tls, field, "is for TLS: the address of Redis must begin with rediss://");
+        }
+        let both = stores.redis_cert_file.is_some() == stores.redis_key_file.is_some();
+        self.check(both, "stores.redis_cert_file", "goes with stores.redis_key_file: give both or neither");
     }
 
     fn counts(&mut self, config: &Config) {
@@ -189,6 +206,13 @@ impl Problems {
             self.check(tokens, &at("tokens"), format!("must be at most {MAX_COUNT}"));
             let share = (0.0..=1.0).contains(&provider.error_rate);
             self.check(share, &at("error_rate"), "must be a share from 0 to 1");
+            self.check(provider.max_tokens != Some(0), &at("max_tokens"), "must not be 0");
+            let takes_limit = provider.kind == ProviderKind::Local || provider.max_tokens.is_none();
+            self.check(
+                takes_limit,
+                &at("max_tokens"),
+                "is for the local model; other providers have limits of their own",
+            );
             match provider.kind {
                 ProviderKind::Openai | ProviderKind::Anthropic => self.remote(provider, &at),
                 ProviderKind::Local | ProviderKind::Scripted => {
@@ -196,6 +220,7 @@ impl Problems {
                     self.check(provider.base_url.is_none(), &at("base_url"), unused);
                     self.check(provider.api_key_env.is_none(), &at("api_key_env"), unused);
                     self.check(provider.api_key_file.is_none(), &at("api_key_file"), unused);
+                    self.check(provider.ca_file.is_none(), &at("ca_file"), unused);
                     let named = provider.kind == ProviderKind::Local || !provider.models.is_empty();
                     self.check(named, &at("models"), "must name at least one model; \"*\" stands for any");
                 }
@@ -208,6 +233,8 @@ impl Problems {
         match &provider.base_url {
             Some(url) => {
                 self.url(&at("base_url"), url, &["http", "https"]);
+                let is_plain = url.starts_with("http://") && provider.ca_file.is_some();
+                self.check(!is_plain, &at("ca_file"), "is for TLS: base_url must begin with https://");
                 let secret = Url::parse(url).is_ok_and(|u| !u.username().is_empty() || u.password().is_some());
                 self.check(!secret, &at("base_url"), "must not hold credentials; use api_key_env or api_key_file");
             }

@@ -67,8 +67,13 @@ impl Changes {
 
     /// The right to write that key, until it is dropped. Errors: `Unavailable` when others hold it for too long.
     pub async fn lane(&self, key: &EntryKey) -> Result<MutexGuard<'_, ()>> {
-        let lane = &self.lanes[usize::from(key.as_bytes()[0]) % LANES];
+        let lane = &self.lanes[Self::lane_of(key)];
         timeout(LANE_LIMIT, lane.lock()).await.map_err(|_| busy())
+    }
+
+    /// Keys with the same number share a lane.
+    pub fn lane_of(key: &EntryKey) -> usize {
+        usize::from(key.as_bytes()[0]) % LANES
     }
 
     /// The right to write any key.

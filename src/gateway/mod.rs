@@ -10,6 +10,7 @@ mod cacheability;
 mod changes;
 mod flight;
 mod manage;
+mod orphans;
 mod remember;
 mod replay;
 #[cfg(test)]
@@ -43,6 +44,7 @@ struct Inner {
     flights: flight::Flights<answer::FlightKey>,
     remember: remember::Remember,
     changes: Arc<changes::Changes>,
+    removal: orphans::Removal,
     account: account::Account,
     /// Requests that may be worked on at once.
     places: Arc<Semaphore>,
@@ -53,9 +55,11 @@ impl Gateway {
     pub fn new(config: Config, cache: Cache, directory: Directory) -> Self {
         let changes = Arc::new(changes::Changes::new());
         let remember = remember::Remember::start(cache.clone(), config.stores.write_queue, changes.clone());
+        let removal = orphans::Removal::start(cache.clone(), changes.clone());
         let places = Arc::new(Semaphore::new(config.limits.max_concurrent));
         let (flights, account) = (flight::Flights::default(), account::Account::new());
-        Self { inner: Arc::new(Inner { config, cache, directory, flights, remember, changes, account, places }) }
+        let inner = Inner { config, cache, directory, flights, remember, changes, removal, account, places };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The settings in force.
@@ -74,7 +78,9 @@ impl Gateway {
 
     /// Writes what waits to be remembered; answers that come later are not remembered.
     pub async fn close(&self) -> Result<()> {
-        self.inner.remember.close(self.inner.config.server.drain_timeout).await
+        let written = self.inner.remember.close(self.inner.config.server.drain_timeout).await;
+        self.inner.removal.close().await;
+        written
     }
 }
 
@@ -94,6 +100,23 @@ pub struct Request {
     pub priority: Priority,
     /// When the caller stops waiting; the service's own limit holds when absent.
     pub deadline: Option<Instant>,
+}
+
+impl Request {
+    /// A request that asks for nothing special.
+    pub fn new(id: impl Into<String>, owner: Owner, chat: ChatRequest) -> Self {
+        Self {
+            id: id.into(),
+            owner,
+            user: None,
+            session: None,
+            template: None,
+            chat,
+            controls: CacheControls::default(),
+            priority: Priority::default(),
+            deadline: None,
+        }
+    }
 }
 
 /// A request answered as a whole.

@@ -1,33 +1,25 @@
 //! `POST /chat`: one message in, one reply out.
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::{Extension, State};
-use axum::http::HeaderMap;
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::time::Duration;
-use tokio::time::Instant;
 
-use super::controls::{add_outcome, context};
+use super::controls::add_outcome;
 use super::error::Failure;
-use super::server::{App, RequestId, read_json};
+use super::incoming::Incoming;
+use super::server::App;
 use super::sse::{self, Encoder};
 use crate::gateway::Summary;
-use crate::surface::{Violations, from_json};
+use crate::surface::from_json;
 use crate::types::{ChatRequest, Delta, Priority};
 
 pub async fn chat(
     State(app): State<App>,
-    Extension(RequestId(id)): Extension<RequestId>,
-    headers: HeaderMap,
-    body: Body,
+    Incoming { context, body, mut errors }: Incoming,
 ) -> Result<Response, Failure> {
-    let arrived = Instant::now();
-    let body = read_json(&app, body).await?;
-    let mut errors = Violations::default();
-    let context = context(&headers, id, arrived, &mut errors);
     let asked = errors.under("", from_json::<Asked>(Value::Object(body)));
     let level = asked.as_ref().and_then(|a| a.priority);
     let priority = level.and_then(|level| errors.check("priority", Priority::new(level)));

@@ -1,32 +1,24 @@
 //! `POST /v1/embeddings`.
 
-use axum::body::Body;
-use axum::extract::{Extension, State};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::time::Instant;
 
-use super::controls::context;
 use super::error::Failure;
-use super::server::{App, RequestId, read_json};
+use super::incoming::Incoming;
+use super::server::App;
 use crate::embed::EmbeddingModel;
 use crate::surface::{Violations, from_json, rename_fields, shorten, within};
 use crate::types::{Embedding, Error, ErrorKind, Result};
 
 pub async fn embeddings(
     State(app): State<App>,
-    Extension(RequestId(id)): Extension<RequestId>,
-    headers: HeaderMap,
-    body: Body,
+    Incoming { context, body, mut errors }: Incoming,
 ) -> Result<Response, Failure> {
-    let arrived = Instant::now();
-    let body = read_json(&app, body).await?;
-    let mut errors = Violations::default();
-    let context = context(&headers, id, arrived, &mut errors);
     let asked = errors.under("", from_json::<Asked>(Value::Object(body)));
     let (context, asked) = errors.finish(context.zip(asked))?;
     let model = app.gateway.embedding_model();

@@ -5,6 +5,7 @@ mod controls;
 mod embeddings;
 mod error;
 mod health;
+mod incoming;
 mod models;
 mod openai;
 mod server;

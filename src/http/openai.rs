@@ -1,31 +1,23 @@
 //! `POST /v1/chat/completions`, whole and streamed.
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::{Extension, State};
-use axum::http::HeaderMap;
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
-use tokio::time::Instant;
 
-use super::controls::{add_outcome, context};
+use super::controls::add_outcome;
 use super::error::Failure;
-use super::server::{App, RequestId, read_json};
+use super::incoming::Incoming;
+use super::server::App;
 use super::sse::{self, Encoder};
 use crate::gateway::Summary;
-use crate::surface::{Violations, add_unknown, chat_from_json, finish_reason, render_answer, render_usage};
+use crate::surface::{add_unknown, chat_from_json, finish_reason, render_answer, render_usage};
 use crate::types::{Delta, FinishReason, UnixMillis, Usage};
 
 pub async fn completions(
     State(app): State<App>,
-    Extension(RequestId(id)): Extension<RequestId>,
-    headers: HeaderMap,
-    body: Body,
+    Incoming { context, body, mut errors }: Incoming,
 ) -> Result<Response, Failure> {
-    let arrived = Instant::now();
-    let body = read_json(&app, body).await?;
-    let mut errors = Violations::default();
-    let context = context(&headers, id, arrived, &mut errors);
     let chat = errors.under("", chat_from_json(body));
     let (context, chat) = errors.finish(context.zip(chat))?;
     if chat.stream == Some(true) {

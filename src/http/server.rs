@@ -1,19 +1,15 @@
 //! Routes, what surrounds every request, and the listener.
 
 use axum::Router;
-use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
-use serde_json::{Map, Value};
 use std::any::Any;
-use std::error::Error as _;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -22,12 +18,8 @@ use super::controls::REQUEST_ID;
 use super::error::Failure;
 use super::{chat, embeddings, health, models, openai};
 use crate::gateway::Gateway;
-use crate::surface::{caught, check_label, new_request_id, object, until_drained};
-use crate::types::json::parse_strict;
+use crate::surface::{caught, check_label, new_request_id, until_drained};
 use crate::types::{Error, ErrorKind, Result};
-
-/// Longest wait for the whole body of a request.
-const BODY_WITHIN: Duration = Duration::from_secs(60);
 
 /// Serves HTTP until `shutdown`, then until the running requests end or `server.drain_timeout` passes. `metrics`
 /// gives the text of `/metrics`.
@@ -65,27 +57,6 @@ pub struct App {
 /// The id of a request, from its header or made up; every reply carries it.
 #[derive(Debug, Clone)]
 pub struct RequestId(pub String);
-
-/// The JSON object in a request's body.
-pub async fn read_json(app: &App, body: Body) -> Result<Map<String, Value>, Failure> {
-    let bytes = read(body, app.gateway.config().server.max_body_bytes).await?;
-    Ok(object(parse_strict(&bytes)?).map_err(|why| Error::invalid("body", why))?)
-}
-
-async fn read(body: Body, most: usize) -> Result<Bytes, Failure> {
-    let too_slow = || {
-        let error = Error::new(ErrorKind::DeadlineExceeded, format!("the body took more than {BODY_WITHIN:?}"));
-        Failure::new(StatusCode::REQUEST_TIMEOUT, error)
-    };
-    let read = tokio::time::timeout(BODY_WITHIN, axum::body::to_bytes(body, most)).await.map_err(|_| too_slow())?;
-    read.map_err(|error| {
-        if error.source().is_some_and(|cause| cause.to_string().contains("length limit")) {
-            let error = Error::invalid("body", format!("is larger than {most} bytes"));
-            return Failure::new(StatusCode::PAYLOAD_TOO_LARGE, error);
-        }
-        Error::invalid("body", "could not be read to its end").with_source(error).into()
-    })
-}
 
 fn routes() -> Router<App> {
     Router::new()
@@ -144,7 +115,9 @@ async fn identify(mut request: Request, next: Next) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::body::Body;
     use axum::http::Method;
+    use serde_json::Value;
     use tower::ServiceExt;
 
     async fn call(method: Method, path: &str, id: Option<&str>) -> (StatusCode, Option<String>, Value) {
@@ -191,20 +164,5 @@ mod tests {
         let (status, id, body) = call(Method::GET, "/fine", Some("a b")).await;
         assert_eq!((status, &body["error"]["param"]), (StatusCode::BAD_REQUEST, &Value::from(REQUEST_ID)));
         assert_eq!(id.unwrap().len(), 36);
-    }
-
-    #[tokio::test]
-    async fn a_body_beyond_the_limit_is_too_large() {
-        let read = |size| read(Body::from(vec![b' '; size]), 10);
-        assert_eq!(read(10).await.unwrap().len(), 10);
-        let response = read(11).await.unwrap_err().into_response();
-        assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_body_that_never_comes_is_given_up() {
-        let body = Body::from_stream(futures::stream::pending::<std::io::Result<Bytes>>());
-        let response = read(body, 10).await.unwrap_err().into_response();
-        assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
     }
 }

@@ -45,5 +45,9 @@ async fn local(config: &ProviderConfig, gguf: Option<&Path>) -> Result<LocalProv
     let (name, path) = (config.name.clone(), path.to_owned());
     let loading = tokio::task::spawn_blocking(move || LocalProvider::load(name, models, &path));
     let loaded = loading.await.map_err(|e| Error::internal("the local model cannot be loaded").with_source(e))?;
-    Ok(loaded?.timeout(config.timeout))
+    let provider = loaded?.timeout(config.timeout);
+    Ok(match config.max_tokens {
+        Some(tokens) => provider.longest_answer(tokens),
+        None => provider,
+    })
 }

@@ -130,13 +130,14 @@ async fn a_dropped_scripted_stream_says_nothing_more() {
 async fn settings_that_a_kind_needs_are_named_when_they_are_missing() {
     type Change = fn(&mut ProviderConfig);
     let base = Some("http://127.0.0.1:1/v1");
-    let cases: [(&str, Option<&str>, Change, &str); 9] = [
+    let cases: [(&str, Option<&str>, Change, &str); 10] = [
         ("openai", None, |_| {}, "base_url"),
         ("openai", Some("localhost:80"), |_| {}, "base_url"),
         ("openai", Some("ftp://x/v1"), |_| {}, "base_url"),
         ("openai", base, |c| c.models.clear(), "models"),
         ("openai", base, |c| c.timeout = std::time::Duration::ZERO, "timeout"),
         ("openai", base, |c| c.api_key_file = Some("no/such/key".into()), "api_key_file"),
+        ("openai", Some("https://h/v1"), |c| c.ca_file = Some("no/such/ca".into()), "ca_file"),
         ("anthropic", None, |_| {}, "api_key_env"),
         ("scripted", None, |c| c.models = vec![" ".into()], "models"),
         ("local", None, |_| {}, "kind"),

@@ -2,11 +2,11 @@
 
 use futures::StreamExt;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode, Url};
 use serde_json::Value;
 use std::time::{Duration, SystemTime};
 
-use crate::config::ProviderConfig;
+use crate::config::{ProviderConfig, tls};
 use crate::types::{Error, ErrorKind, Result};
 
 /// Largest answer that is read, in bytes.
@@ -57,12 +57,19 @@ impl Endpoint {
             // A redirect would carry the key and the prompt to a place nobody configured.
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("reprise/", env!("CARGO_PKG_VERSION")));
-        if url.scheme() == "http" {
+        if let Some(path) = &config.ca_file {
+            let field = format!("providers.{}.ca_file", config.name);
+            let pem = tls::certificates(&field, path)?;
+            let trusted = Certificate::from_pem_bundle(&pem);
+            let trusted = trusted.map_err(|e| Error::invalid(field, "holds what is no certificate").with_source(e))?;
+            builder = builder.tls_certs_only(trusted);
+        } else if url.scheme() == "http" {
             // Plain HTTP must work on machines without any certificate store.
             builder = builder.tls_certs_only([]);
         }
         let client = builder.build().map_err(|e| {
-            Error::internal(format!("provider {}: the HTTP client cannot start", config.name)).with_source(e)
+            let (name, cause) = (&config.name, root_cause(&e));
+            Error::internal(format!("provider {name}: the HTTP client cannot start{cause}"))
         })?;
         let base = base.trim_end_matches('/').to_owned();
         Ok(Self { name: config.name.clone(), base, client, timeout: config.timeout, key })
@@ -128,6 +135,9 @@ impl Endpoint {
 
     /// An error of the connection itself.
     pub fn transport(&self, error: reqwest::Error) -> Error {
+        if let Some(problem) = tls::certificate_problem(&error, &format!("providers.{}.ca_file", self.name)) {
+            return Error::unavailable(format!("provider {}: {problem}", self.name));
+        }
         let (kind, what) = match &error {
             e if e.is_timeout() && e.is_connect() => (ErrorKind::Unavailable, "no connection in time"),
             e if e.is_timeout() => (ErrorKind::DeadlineExceeded, "no whole answer in time"),

@@ -30,6 +30,9 @@ pub const DEFAULT_MODELS: [&str; 2] = ["smollm2", "SmolLM2-135M-Instruct"];
 /// Requests that wait for a worker; beyond it, callers are refused.
 const QUEUE: usize = 64;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
+/// Tokens in an answer at most, when neither the request nor the configuration sets a limit: ten seconds of the default
+/// model on two free cores, and up to a minute on busy ones.
+const DEFAULT_ANSWER: u32 = 256;
 
 /// Requests are worked on in the order they came, `workers` at a time. A caller that hangs up, waiting or
 /// listening, stops its work at the next token.
@@ -39,6 +42,7 @@ pub struct LocalProvider {
     model: Arc<Model>,
     queue: mpsc::Sender<Work>,
     timeout: Duration,
+    longest_answer: u32,
 }
 
 struct Work {
@@ -73,12 +77,18 @@ impl LocalProvider {
         let (name, context) = (name.into(), model.context);
         let millis = start.elapsed().as_millis() as u64;
         tracing::info!(provider = name, file = %path.display(), context, millis, "local model loaded");
-        Ok(Self { name, models, model, queue, timeout: DEFAULT_TIMEOUT })
+        Ok(Self { name, models, model, queue, timeout: DEFAULT_TIMEOUT, longest_answer: DEFAULT_ANSWER })
     }
 
     /// Longest wait for a whole answer, the time in the queue included.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Tokens in an answer at most, where the request sets no limit.
+    pub fn longest_answer(mut self, tokens: u32) -> Self {
+        self.longest_answer = tokens;
         self
     }
 
@@ -89,9 +99,9 @@ impl LocalProvider {
 
     async fn enqueue(&self, request: &ChatRequest) -> Result<Listener> {
         let deadline = Instant::now() + self.timeout;
-        let (model, request) = (self.model.clone(), request.clone());
+        let (model, request, longest) = (self.model.clone(), request.clone(), self.longest_answer);
         // Tokenizing a long prompt takes a while.
-        let job = tokio::task::spawn_blocking(move || Job::new(&model, &request)).await;
+        let job = tokio::task::spawn_blocking(move || Job::new(&model, &request, longest)).await;
         let job = job.map_err(|e| Error::internal("the prompt cannot be prepared").with_source(e))??;
         // Room for the whole answer: a caller that reads slowly must not hold up the worker.
         let (listener, deltas) = mpsc::channel(job.most_deltas());

@@ -68,13 +68,22 @@ impl Breaker {
         Arc::new(breaker)
     }
 
-    pub fn is_up(&self) -> bool {
-        !self.down.load(Ordering::Relaxed)
+    /// For a store that answers `ping` when it works.
+    pub fn guarding<S: ?Sized + Send + Sync + 'static>(
+        name: &'static str,
+        limit: Duration,
+        store: &Arc<S>,
+        ping: for<'s> fn(&'s S) -> BoxFuture<'s, Result<()>>,
+    ) -> Arc<Self> {
+        let store = store.clone();
+        Self::new(name, limit, move || {
+            let store = store.clone();
+            Box::pin(async move { ping(&store).await })
+        })
     }
 
-    /// The longest a single call may take.
-    pub fn limit(&self) -> Duration {
-        self.limit
+    pub fn is_up(&self) -> bool {
+        !self.down.load(Ordering::Relaxed)
     }
 
     /// `work`, within the limit. Errors: those of `work`; `DeadlineExceeded`; `Unavailable` at once while down.
@@ -82,8 +91,12 @@ impl Breaker {
         self.call_within(self.limit, work).await
     }
 
-    /// The same with another limit, for work that may rightly take long.
-    pub async fn call_within<T>(self: &Arc<Self>, limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    /// The same with more time, for work on many things at once.
+    pub async fn call_bulk<T>(self: &Arc<Self>, work: impl Future<Output = Result<T>>) -> Result<T> {
+        self.call_within(bulk_limit(self.limit), work).await
+    }
+
+    async fn call_within<T>(self: &Arc<Self>, limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
         if !self.is_up() {
             let error = Error::unavailable(format!("the {}", self.name)).with_source(NotCalled);
             return Err(error.with_retry_after(PROBE_EVERY));

@@ -2,6 +2,5 @@
 
 pub mod breaker;
 pub mod entry;
-pub mod guarded_vectors;
 pub mod sqlite;
 pub mod vector;

@@ -209,13 +209,15 @@ impl Assembler {
     }
 }
 
-/// Strings and arrays are appended, objects merged, anything else replaced: OpenAI's own rule for chunks.
+/// Strings and arrays are appended, objects merged, anything else replaced: OpenAI's own rule for chunks. An empty text
+/// says nothing: some servers repeat `"id": ""` and `"name": ""` in every fragment after the first.
 fn merge(into: &mut Map<String, Value>, from: &Map<String, Value>) {
     for (key, value) in from {
         match (into.get_mut(key), value) {
             (Some(Value::Object(old)), Value::Object(new)) => merge(old, new),
             (Some(Value::Array(old)), Value::Array(new)) => old.extend(new.iter().cloned()),
             (Some(Value::String(old)), Value::String(new)) if appends(key) => old.push_str(new),
+            (Some(Value::String(_)), Value::String(new)) if new.is_empty() => {}
             (Some(_), Value::Null) => {}
             _ => {
                 into.insert(key.clone(), value.clone());
@@ -232,7 +234,8 @@ fn appends(key: &str) -> bool {
 /// A fragment belongs to the call that has its index, or else its id; one that has neither to the last call.
 fn push_tool_call(calls: &mut Vec<Value>, fragment: &Value) {
     let Value::Object(fragment) = fragment else { return };
-    let told = ["index", "id"].into_iter().find_map(|key| Some((key, fragment.get(key).filter(|v| !v.is_null())?)));
+    let says = |value: &&Value| !value.is_null() && value.as_str() != Some("");
+    let told = ["index", "id"].into_iter().find_map(|key| Some((key, fragment.get(key).filter(says)?)));
     let mut open = calls.iter_mut().filter_map(Value::as_object_mut);
     let found = match told {
         Some((key, value)) => open.find(|call| call.get(key) == Some(value)),
@@ -299,6 +302,25 @@ mod tests {
         ]);
         let call = |id: &str, name: &str| json!({"id": id, "function": {"name": name, "arguments": "{}"}});
         assert_eq!(answer.choices[0].message.tool_calls, [call("c1", "f"), call("c2", "g")]);
+    }
+
+    #[test]
+    fn an_empty_id_or_name_in_a_later_fragment_says_nothing() {
+        let fragment = |v: Value| Delta { tool_calls: vec![v], ..Delta::default() };
+        let first = json!({"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{"}});
+        let rest = json!({"id": "", "type": "", "function": {"name": "", "arguments": "}"}});
+        let whole = json!({"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+        let numbered = |mut v: Value| {
+            v["index"] = json!(0);
+            fragment(v)
+        };
+        for deltas in
+            [[numbered(first.clone()), numbered(rest.clone())], [fragment(first.clone()), fragment(rest.clone())]]
+        {
+            assert_eq!(assemble(&deltas).choices[0].message.tool_calls, std::slice::from_ref(&whole));
+        }
+        let late = [json!({"id": "", "function": {"name": ""}}), first, json!({"function": {"arguments": "}"}})];
+        assert_eq!(assemble(&late.map(numbered)).choices[0].message.tool_calls, [whole]);
     }
 
     #[test]

@@ -193,6 +193,20 @@ async fn a_stream_that_was_cut_off_is_not_remembered() {
 }
 
 #[tokio::test]
+async fn an_answer_that_ends_by_its_limit_is_not_remembered() {
+    let setup = Setup::new().await;
+    let mut short = request("Tell me a long story.");
+    short.chat.max_tokens = Some(2);
+    for calls in 1..=2 {
+        let done = setup.gateway.complete(short.clone()).await.unwrap();
+        assert_eq!((done.outcome.status, done.summary.finish.as_str()), (CacheStatus::Miss, "length"));
+        setup.settle().await;
+        assert_eq!(setup.calls(), calls);
+    }
+    assert_eq!(setup.gateway.stats(&short.owner).await.unwrap().entries, 0);
+}
+
+#[tokio::test]
 async fn a_caller_that_hangs_up_leaves_nothing_behind() {
     let setup = Setup::with(|p| p.token_latency = Duration::from_millis(50)).await;
     let mut streamed = setup.gateway.stream(request("long story")).await.unwrap();
@@ -285,6 +299,25 @@ async fn incomplete_answers_are_refused_by_store() {
     cut.choices[0].finish = "length".into();
     let error = setup.gateway.store(request("q"), cut).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::InvalidArgument);
+}
+
+#[tokio::test]
+async fn an_evicted_answer_leaves_no_vector_behind() {
+    let setup = Setup::with_room(30_000).await;
+    for n in 0..60 {
+        ask(&setup.gateway, &format!("question number {n}")).await;
+        setup.settle().await;
+    }
+    let patience = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let stats = setup.gateway.stats(&request("").owner).await.unwrap();
+        assert!(stats.evicted > 0 && stats.entries + stats.evicted == 60, "{stats:?}");
+        if stats.vectors == stats.entries {
+            break;
+        }
+        assert!(std::time::Instant::now() < patience, "{stats:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]

@@ -14,12 +14,10 @@ use reprise::store::entry::guarded::GuardedEntries;
 use reprise::store::entry::l1::L1Entries;
 use reprise::store::entry::sqlite::SqliteEntries;
 use reprise::store::entry::{EntryStats, EntryStore};
-use reprise::store::guarded_vectors::GuardedVectors;
 use reprise::store::sqlite::Sqlite;
 use reprise::store::vector::flat::Flat;
-use reprise::types::{
-    CacheControls, ChatRequest, Embedding, Entry, EntryKey, Namespace, Owner, Priority, Result, Tag, TenantId,
-};
+use reprise::store::vector::guarded::GuardedVectors;
+use reprise::types::{ChatRequest, Embedding, Entry, EntryKey, Namespace, Owner, Result, Tag, TenantId};
 
 /// Longest one store call may take in these tests.
 const STORE_LIMIT: Duration = Duration::from_millis(200);
@@ -39,15 +37,20 @@ impl Setup {
 
     /// With a scripted provider that `edit` changes.
     pub async fn with(edit: impl FnOnce(&mut ProviderConfig)) -> Self {
-        Self::build(edit, false).await
+        Self::build(edit, false, 1 << 30).await
+    }
+
+    /// With room for so many bytes of entries.
+    pub async fn with_room(bytes: u64) -> Self {
+        Self::build(|_| {}, false, bytes).await
     }
 
     /// With an entry store that never answers.
     pub async fn hanging() -> Self {
-        Self::build(|_| {}, true).await
+        Self::build(|_| {}, true, 1 << 30).await
     }
 
-    async fn build(edit: impl FnOnce(&mut ProviderConfig), hanging: bool) -> Self {
+    async fn build(edit: impl FnOnce(&mut ProviderConfig), hanging: bool, room: u64) -> Self {
         let provider = r#"providers=[{name="scripted",kind="scripted",models=["m","other-model"]}]"#;
         let mut config = Config::load(None, std::iter::empty(), &[provider.to_owned()]).unwrap();
         edit(&mut config.providers[0]);
@@ -59,7 +62,7 @@ impl Setup {
         let entries: Arc<dyn EntryStore> = if hanging {
             Arc::new(Hanging)
         } else {
-            L1Entries::new(SqliteEntries::new(sqlite.clone(), 1 << 30).await.unwrap(), 64 << 20)
+            L1Entries::new(SqliteEntries::new(sqlite.clone(), room).await.unwrap(), 64 << 20)
         };
         let vectors = Flat::open(sqlite, &model.id, model.dim).await.unwrap();
         let cache = Cache::new(
@@ -85,17 +88,8 @@ impl Setup {
 
 /// A request with one user message, by tenant `t` in namespace `n`, for model `m`.
 pub fn request(prompt: &str) -> Request {
-    Request {
-        id: "test".into(),
-        owner: Owner { tenant: TenantId::new("t").unwrap(), namespace: Namespace::new("n").unwrap() },
-        user: None,
-        session: None,
-        template: None,
-        chat: ChatRequest::prompt("m", prompt),
-        controls: CacheControls::default(),
-        priority: Priority::default(),
-        deadline: None,
-    }
+    let owner = Owner { tenant: TenantId::new("t").unwrap(), namespace: Namespace::new("n").unwrap() };
+    Request::new("test", owner, ChatRequest::prompt("m", prompt))
 }
 
 /// Counts the texts that go through an embedder.

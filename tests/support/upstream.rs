@@ -18,6 +18,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use self::script::{Events, Script};
 
@@ -84,6 +87,7 @@ impl Default for Behaviour {
 
 /// The running server; it stops when this is dropped.
 pub struct Upstream {
+    scheme: &'static str,
     addr: SocketAddr,
     shared: Arc<Shared>,
     server: tokio::task::JoinHandle<()>,
@@ -107,21 +111,36 @@ pub struct Seen {
 
 impl Upstream {
     pub async fn start() -> Self {
+        Self::serve(None).await
+    }
+
+    /// Over TLS.
+    pub async fn start_tls(config: Arc<rustls::ServerConfig>) -> Self {
+        Self::serve(Some(config.into())).await
+    }
+
+    async fn serve(tls: Option<TlsAcceptor>) -> Self {
         let shared = Arc::new(Shared::default());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let router = Router::new()
             .route("/v1/chat/completions", post(openai))
             .route("/v1/messages", post(anthropic))
             .route("/v1/models", get(models))
             .with_state(shared.clone());
-        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { addr, shared, server }
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let server = tokio::spawn(async move {
+            match tls {
+                Some(acceptor) => axum::serve(TlsListener { listener, acceptor }, router).await.unwrap(),
+                None => axum::serve(listener, router).await.unwrap(),
+            }
+        });
+        Self { scheme, addr, shared, server }
     }
 
     /// `http://127.0.0.1:<port>/v1`
     pub fn base_url(&self) -> String {
-        format!("http://{}/v1", self.addr)
+        format!("{}://{}/v1", self.scheme, self.addr)
     }
 
     pub fn set(&self, behaviour: Behaviour) {
@@ -162,6 +181,30 @@ impl Upstream {
 impl Drop for Upstream {
     fn drop(&mut self) {
         self.server.abort();
+    }
+}
+
+struct TlsListener {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl axum::serve::Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    /// Handshakes that fail are the client's to tell of.
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let (stream, addr) = self.listener.accept().await.unwrap();
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                return (stream, addr);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.listener.local_addr()
     }
 }
 

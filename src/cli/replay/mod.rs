@@ -31,6 +31,7 @@ Exit codes: 0 done, 1 nothing was answered, it was interrupted, or --strict met 
 
 Examples:
   reprise replay prompts.jsonl --concurrency 16
+  reprise replay prompts.jsonl --limit 50 --model smollm2 --max-tokens 64
   reprise replay pairs.jsonl --limit 5000 --with lookup --namespace pairs --json
   reprise replay pairs.jsonl --in-process --data-dir /tmp/replay --set cache.min_similarity=0.9
   zcat prompts.jsonl.gz | reprise replay -")]
@@ -56,6 +57,9 @@ pub(super) struct ReplayArgs {
     /// Model to ask, in place of the ones the rows name
     #[arg(long)]
     model: Option<String>,
+    /// Tokens in an answer at most; rows that ask for fewer keep their own limit
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: Option<u32>,
     /// Share of the requests that are streamed, from 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
     stream: f64,
@@ -103,6 +107,7 @@ impl ReplayArgs {
             concurrency: self.concurrency.into(),
             limit: self.limit.unwrap_or(u64::MAX),
             model: self.model.clone(),
+            max_tokens: self.max_tokens,
             stream: self.stream,
             call: self.with,
             strict: self.strict,

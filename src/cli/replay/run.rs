@@ -21,6 +21,8 @@ pub(super) struct Plan {
     pub concurrency: usize,
     pub limit: u64,
     pub model: Option<String>,
+    /// Tokens in an answer at most.
+    pub max_tokens: Option<u32>,
     /// Share of the requests that are streamed.
     pub stream: f64,
     pub call: Call,
@@ -167,7 +169,7 @@ async fn one(client: Client, plan: Plan, row: Row, number: u64) -> Done {
             (pair.b, Some((pair.label, pair.id)))
         }
     };
-    plan.choose_model(&mut chat);
+    plan.adapt(&mut chat);
     let (context, chat) = (Some(context), Some(chat));
     let started = Instant::now();
     let result = match plan.call {
@@ -259,17 +261,20 @@ impl Plan {
     /// to one of them is an answer to its own `a` whichever row stored it.
     fn store(&self, pair: Pair, number: u64) -> pb::StoreRequest {
         let mut chat = pair.a;
-        self.choose_model(&mut chat);
+        self.adapt(&mut chat);
         let content = format!("Answer to row {number} {}", signature(&pair.id));
         let answer =
             pb::Answer { content, finish_reason: "stop".into(), model: chat.model.clone(), ..Default::default() };
-        pb::StoreRequest { context: Some(self.context.clone()), chat: Some(chat), answer: Some(answer), usage: None }
+        // Within any limit that a row or the plan sets: it stands for an answer of some length.
+        let usage = Some(pb::Usage { prompt_tokens: 0, completion_tokens: 1 });
+        pb::StoreRequest { context: Some(self.context.clone()), chat: Some(chat), answer: Some(answer), usage }
     }
 
-    fn choose_model(&self, chat: &mut pb::ChatRequest) {
+    fn adapt(&self, chat: &mut pb::ChatRequest) {
         if let Some(model) = &self.model {
             chat.model.clone_from(model);
         }
+        chat.max_tokens = chat.max_tokens.into_iter().chain(self.max_tokens).min();
     }
 }
 
@@ -299,7 +304,16 @@ mod tests {
 
     fn plan() -> Plan {
         let context = pb::RequestContext { tenant: "t".into(), ..Default::default() };
-        Plan { context, concurrency: 4, limit: u64::MAX, model: None, stream: 0.0, call: Call::Complete, strict: false }
+        Plan {
+            context,
+            concurrency: 4,
+            limit: u64::MAX,
+            model: None,
+            max_tokens: None,
+            stream: 0.0,
+            call: Call::Complete,
+            strict: false,
+        }
     }
 
     async fn replay(lines: &str, plan: Plan) -> (Result<Report, Failure>, Double) {
@@ -382,6 +396,27 @@ mod tests {
         let lines = "{\"model\": \"x\", \"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}";
         let (_, double) = replay(lines, Plan { model: Some("y".into()), ..plan() }).await;
         assert_eq!(double.models(), ["y"]);
+    }
+
+    #[test]
+    fn the_limit_on_answers_holds_unless_a_row_asks_for_fewer() {
+        let limited = |own, told| {
+            let mut chat = pb::ChatRequest { max_tokens: own, ..Default::default() };
+            Plan { max_tokens: told, ..plan() }.adapt(&mut chat);
+            chat.max_tokens
+        };
+        assert_eq!(limited(None, Some(64)), Some(64));
+        assert_eq!(limited(Some(100), Some(64)), Some(64));
+        assert_eq!(limited(Some(10), Some(64)), Some(10));
+        assert_eq!(limited(Some(10), None), Some(10));
+    }
+
+    #[tokio::test]
+    async fn the_limit_on_answers_is_sent_with_every_row() {
+        let lines = "{\"a\": \"x\", \"b\": \"X\", \"label\": 1}\n{\"prompt\": \"p\"}\n";
+        let (report, double) = replay(lines, Plan { max_tokens: Some(7), ..plan() }).await;
+        assert_eq!(report.unwrap().to_json()["labelled"]["right_hits"], 1);
+        assert_eq!(double.limits(), [Some(7), Some(7)]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::upstream::{Behaviour, Upstream};
 use super::*;
+use crate::test_tls::Authority;
 use crate::types::{Error, ErrorKind};
 
 /// A provider of that kind, and the server it talks to.
@@ -204,6 +205,45 @@ async fn the_key_is_sent_and_never_told(kind: &str) {
     assert!(debug.contains("[set]") && !debug.contains("secret"), "{debug}");
 }
 
+async fn a_ca_of_ones_own_is_trusted_when_it_is_named(kind: &str) {
+    let authority = Authority::new();
+    let upstream = Upstream::start_tls(authority.issue("127.0.0.1").server()).await;
+    let mut config = config(kind, Some(&upstream.base_url()));
+    config.ca_file = Some(authority.ca());
+    answers_alike(&*connect(&config, None).await.unwrap()).await;
+
+    // Neither the CAs of the system nor another one of that name will do.
+    for other in [None, Some(Authority::new())] {
+        config.ca_file = other.as_ref().map(Authority::ca);
+        let provider = match connect(&config, None).await {
+            Ok(provider) => provider,
+            // On a machine without any.
+            Err(error) => {
+                assert!(other.is_none() && error.message.contains("No CA certificates"), "{error}");
+                continue;
+            }
+        };
+        let errors = both_errors(&*provider).await.into_iter().chain(provider.ping().await.err());
+        for error in errors {
+            assert_eq!(error.kind, ErrorKind::Unavailable);
+            let advice = "not signed by a CA that is trusted here; if it should be, name the PEM file of its CA in \
+                          providers.test.ca_file";
+            assert!(error.message.contains(advice), "{error}");
+        }
+    }
+}
+
+async fn a_certificate_for_another_name_is_refused(kind: &str) {
+    let authority = Authority::new();
+    let upstream = Upstream::start_tls(authority.issue("llm.internal").server()).await;
+    let mut config = config(kind, Some(&upstream.base_url()));
+    config.ca_file = Some(authority.ca());
+    for error in both_errors(&*connect(&config, None).await.unwrap()).await {
+        assert!(error.message.contains("for another name") && error.message.contains("llm.internal"), "{error}");
+    }
+    assert_eq!(upstream.requests(), 0, "nothing is sent to it, no key either");
+}
+
 async fn both_errors(provider: &dyn Provider) -> [Error; 2] {
     let request = chat("a");
     [provider.complete(&request).await.unwrap_err(), provider.stream(&request).await.err().unwrap()]
@@ -245,6 +285,8 @@ for_both! {
     silence_runs_into_the_timeout
     a_server_that_is_not_there_is_unavailable
     the_key_is_sent_and_never_told
+    a_ca_of_ones_own_is_trusted_when_it_is_named
+    a_certificate_for_another_name_is_refused
 }
 
 #[tokio::test]

@@ -89,6 +89,22 @@ async fn a_seed_repeats_an_answer_at_any_temperature() {
 }
 
 #[tokio::test]
+async fn an_answer_without_a_limit_of_its_own_ends_at_the_configured_one() {
+    let Some(path) = gguf() else { return };
+    let mut config = config("local", None);
+    config.max_tokens = Some(4);
+    let provider = connect(&config, Some(&path)).await.unwrap();
+    let mut request = chat("Count from 1 to 1000.");
+    let ended = async |request: &ChatRequest| {
+        let answer = provider.complete(request).await.unwrap();
+        (answer.finish().clone(), answer.usage.completion_tokens)
+    };
+    assert_eq!(ended(&request).await, (FinishReason::Length, 4));
+    request.max_tokens = Some(6);
+    assert_eq!(ended(&request).await, (FinishReason::Length, 6));
+}
+
+#[tokio::test]
 async fn a_dropped_caller_frees_the_worker_at_the_next_token() {
     // Not the shared one: its only worker may be busy for another test.
     let Some(path) = gguf() else { return };

@@ -13,8 +13,6 @@ use crate::types::{ChatRequest, Delta, Error, FinishReason, Result, Usage};
 /// Tokens of the prompt in one forward pass. Smaller: a caller that hangs up is noticed sooner, and attention needs
 /// less memory. Larger: fewer passes.
 const PREFILL: usize = 32;
-/// Longest answer when the request sets no limit, in tokens.
-const DEFAULT_ANSWER: usize = 1024;
 
 /// A request in the model's own terms.
 pub struct Job {
@@ -33,15 +31,16 @@ pub struct Job {
 impl Job {
     /// Checks the request, renders the template and counts tokens: nothing slower than that.
     ///
-    /// Without a temperature decoding is greedy: the same prompt gets the same answer.
-    pub fn new(model: &Model, request: &ChatRequest) -> Result<Self> {
+    /// Without a temperature decoding is greedy: the same prompt gets the same answer. `longest`: tokens in the answer
+    /// when the request sets no limit.
+    pub fn new(model: &Model, request: &ChatRequest, longest: u32) -> Result<Self> {
         refuse_unsupported(request)?;
         let prompt = model.tokens.encode(&model.template.render(request, &model.tokens)?)?;
         if prompt.len() >= model.context {
             let what = format!("the prompt has {} tokens; the model's context has {}", prompt.len(), model.context);
             return Err(Error::invalid("messages", what));
         }
-        let limit = request.max_answer_tokens().map_or(DEFAULT_ANSWER, |n| n as usize);
+        let limit = request.max_answer_tokens().unwrap_or(longest) as usize;
         Ok(Self {
             model: request.model.clone(),
             limit: limit.min(model.context - prompt.len()),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{EntryStats, EntryStore};
-use crate::store::breaker::{Breaker, bulk_limit};
+use super::{EntryStats, EntryStore, OnEvicted};
+use crate::store::breaker::Breaker;
 use crate::types::{Entry, EntryKey, Owner, Result, Tag};
 
 pub struct GuardedEntries {
@@ -17,12 +17,7 @@ pub struct GuardedEntries {
 impl GuardedEntries {
     /// `name` names the store in logs and metrics; `limit` is the longest a call may take.
     pub fn new(inner: Arc<dyn EntryStore>, name: &'static str, limit: Duration) -> Arc<Self> {
-        let probed = inner.clone();
-        let breaker = Breaker::new(name, limit, move || {
-            let store = probed.clone();
-            Box::pin(async move { store.ping().await })
-        });
-        Arc::new(Self { inner, breaker })
+        Arc::new(Self { breaker: Breaker::guarding(name, limit, &inner, |store| store.ping()), inner })
     }
 
     pub fn is_up(&self) -> bool {
@@ -45,14 +40,17 @@ impl EntryStore for GuardedEntries {
     }
 
     async fn delete_by_tag(&self, owner: &Owner, tag: &Tag) -> Result<Vec<EntryKey>> {
-        let limit = bulk_limit(self.breaker.limit());
-        self.breaker.call_within(limit, self.inner.delete_by_tag(owner, tag)).await
+        self.breaker.call_bulk(self.inner.delete_by_tag(owner, tag)).await
     }
 
     fn touch(&self, key: &EntryKey) {
         if self.breaker.is_up() {
             self.inner.touch(key);
         }
+    }
+
+    fn on_evicted(&self, hear: OnEvicted) {
+        self.inner.on_evicted(hear);
     }
 
     async fn stats(&self) -> Result<EntryStats> {

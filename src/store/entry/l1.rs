@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{EntryStats, EntryStore};
+use super::{EntryStats, EntryStore, OnEvicted};
 use crate::types::{Entry, EntryKey, Error, Owner, Result, Tag};
 
 mod hot;
@@ -77,11 +77,11 @@ impl EntryStore for L1Entries {
                     hot.doubt_all();
                 }
             })?;
+            keys.iter().for_each(|key| hot.invalidate(key));
             // The store may have dropped entries for lack of room that are still served from here.
-            keys.extend(hot.tagged(&owner, &tag));
+            keys.extend(hot.invalidate_tagged(&owner, &tag));
             keys.sort_unstable();
             keys.dedup();
-            keys.iter().for_each(|key| hot.invalidate(key));
             Ok(keys)
         })
         .await
@@ -89,6 +89,15 @@ impl EntryStore for L1Entries {
 
     fn touch(&self, key: &EntryKey) {
         self.inner.touch(key);
+    }
+
+    /// What the store behind has dropped is not served from here either: whoever hears of it may count on that.
+    fn on_evicted(&self, hear: OnEvicted) {
+        let hot = self.hot.clone();
+        self.inner.on_evicted(Arc::new(move |keys| {
+            keys.iter().for_each(|key| hot.invalidate(key));
+            hear(keys);
+        }));
     }
 
     async fn stats(&self) -> Result<EntryStats> {

@@ -18,6 +18,9 @@ pub mod sqlite;
 #[cfg(test)]
 mod contract;
 
+/// Hears the keys of entries that a store dropped for lack of room. It is called on the way of a put: it never waits.
+pub type OnEvicted = Arc<dyn Fn(&[EntryKey]) + Send + Sync>;
+
 /// Remembers answers under their exact keys.
 ///
 /// Every backend passes the same contract suite. None of them hides an error: a caller that may go on without the
@@ -39,6 +42,11 @@ pub trait EntryStore: Send + Sync + 'static {
 
     /// A hint that an entry was served without [`EntryStore::get`], so that it does not pass for unused. Never waits.
     fn touch(&self, _key: &EntryKey) {}
+
+    /// From here on, `hear` is told what is dropped for lack of room, once that is committed, in place of whoever was
+    /// told before. A hint, so that their vectors can go too: a backend that does not learn what it drops (Redis), or a
+    /// caller that gives up in the middle of its put, tells nobody.
+    fn on_evicted(&self, _hear: OnEvicted) {}
 
     /// What it holds now.
     async fn stats(&self) -> Result<EntryStats>;

@@ -6,39 +6,40 @@
 //! ```text
 //! <prefix>:e:{<bucket>}:<entry key>   hash: b = body, o = owner, t = ids of its tags; expires with the entry
 //! <prefix>:t:{<bucket>}:<tag id>      sorted set of entry keys by time of expiry; a tag id hashes owner and tag
+//! <prefix>:d:<owner and tag>          set and deleted at once when a tag is deleted: who keeps its entries hears of it
 //! ```
 //!
 //! Deleting by tag reads one small set per bucket and never scans. A member whose entry is gone or has lost the tag
 //! is harmless: deletion looks at the entry itself. Members leave with the deletion, or by the first put after they expired,
 //! or with the set, which expires after its last member.
+//!
+//! A Redis that evicts may lose a set and keep its entries, which deletion would miss. So an entry is only read while
+//! each of its tag sets names it: one that could not be deleted by its tag is a miss, until it is put again.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::{StreamExt, TryStreamExt, stream};
 use redis::{RedisError, Script, Value};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::l1::{Coherence, Hot};
 use super::{EntryStats, EntryStore, decode, encode};
-use crate::config::Stores;
+use crate::config::{Stores, tls};
 use crate::store::breaker::bulk_limit;
 use crate::types::{Entry, EntryKey, Error, ErrorKind, Owner, Result, Tag, UnixMillis};
 
 mod connection;
 mod eviction;
+mod tags;
 mod tracking;
 
 use connection::{Connection, Target};
+use tags::tag_id;
 
 /// More than the nodes a cluster may have; a deletion by tag asks each once.
 const BUCKETS: u8 = 64;
-/// Entries one script deletes: it holds up everybody else on its node.
-const DELETED_AT_ONCE: usize = 500;
-/// Scripts of one deletion that are under way at the same time.
-const DELETIONS_AT_ONCE: usize = 16;
 /// Clocks may differ by this much without a live entry leaving its tags.
 const SLACK: Duration = Duration::from_secs(60);
 /// Redis cannot take any number as a time to live.
@@ -53,7 +54,7 @@ pub struct RedisEntries {
     prefix: String,
     timeout: Duration,
     delete: Script,
-    delete_tagged: Script,
+    deletion: Script,
     touches: Arc<Semaphore>,
     hot: Arc<Hot>,
     tracking: tokio::task::JoinHandle<()>,
@@ -67,7 +68,7 @@ impl RedisEntries {
         let target = Target::of(settings)?;
         let hot = Hot::new(settings.l1_bytes, Coherence::Reported);
         let prefix = settings.redis_prefix.clone();
-        let tracking = tracking::start(target.clone(), format!("{prefix}:e:"), hot.clone());
+        let tracking = tracking::start(target.clone(), &prefix, hot.clone());
         Ok(Arc::new(Self {
             connection: Connection::open(target)?,
             prefix,
@@ -76,19 +77,7 @@ impl RedisEntries {
                 "if redis.call('HGET', KEYS[1], 'o') == ARGV[1] then return redis.call('DEL', KEYS[1]) end
                  return 0",
             ),
-            // KEYS: the tag set, then entries; ARGV: the tag's id, then their members in the set.
-            delete_tagged: Script::new(
-                "local gone = {}
-                 for i = 2, #KEYS do
-                     local tags = redis.call('HGET', KEYS[i], 't')
-                     if tags and string.find(tags, ARGV[1], 1, true) then
-                         redis.call('DEL', KEYS[i])
-                         gone[#gone + 1] = i - 2
-                     end
-                     redis.call('ZREM', KEYS[1], ARGV[i])
-                 end
-                 return gone",
-            ),
+            deletion: tags::deletion_script(),
             touches: Arc::new(Semaphore::new(TOUCHES_AT_ONCE)),
             hot,
             tracking,
@@ -104,32 +93,10 @@ impl RedisEntries {
         format!("{}:e:{{{}}}:{key}", self.prefix, key.as_bytes()[0] % BUCKETS)
     }
 
-    fn tag_set(&self, bucket: u8, tag_id: &str) -> String {
-        format!("{}:t:{{{bucket}}}:{tag_id}", self.prefix)
-    }
-
     async fn within<T>(&self, limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::DeadlineExceeded, format!("Redis did not answer within {limit:?}")))
         })
-    }
-
-    async fn delete_tagged_in(&self, bucket: u8, tag_id: &str) -> Result<Vec<EntryKey>> {
-        let set = self.tag_set(bucket, tag_id);
-        let mut connection = self.connection.get()?;
-        let members: Vec<Vec<u8>> = redis::cmd("ZRANGE").arg(&set).arg(0).arg(-1).query_async(&mut connection).await?;
-        let mut gone = Vec::new();
-        for members in members.chunks(DELETED_AT_ONCE) {
-            let keys: Vec<_> = members.iter().map(|member| key_of(member)).collect::<Result<_>>()?;
-            let mut call = self.delete_tagged.key(&set);
-            call.arg(tag_id);
-            for (key, member) in keys.iter().zip(members) {
-                call.key(self.entry_key(key)).arg(member);
-            }
-            let indices: Vec<usize> = call.invoke_async(&mut connection).await?;
-            gone.extend(indices.into_iter().filter_map(|i| keys.get(i).copied()));
-        }
-        Ok(gone)
     }
 }
 
@@ -138,8 +105,16 @@ impl EntryStore for RedisEntries {
     async fn get(&self, key: &EntryKey) -> Result<Option<Arc<Entry>>> {
         let mut connection = self.connection.get()?;
         let call = async {
-            let mut command = redis::cmd("HGET");
-            Ok(command.arg(self.entry_key(key)).arg("b").query_async::<Option<Vec<u8>>>(&mut connection).await?)
+            let mut command = redis::cmd("HMGET");
+            command.arg(self.entry_key(key)).arg("b").arg("t");
+            let found: (Option<Vec<u8>>, Option<String>) = command.query_async(&mut connection).await?;
+            let (Some(body), tag_ids) = found else { return Ok(None) };
+            let tag_ids = tag_ids.unwrap_or_default();
+            let deletable = tag_ids.is_empty() || self.is_deletable(&mut connection, key, &tag_ids).await?;
+            if !deletable {
+                metrics::counter!("reprise_redis_undeletable_total").increment(1);
+            }
+            Ok(deletable.then_some(body))
         };
         let Some(body) = self.within(self.timeout, call).await? else { return Ok(None) };
         let entry = decode(&body)?;
@@ -181,9 +156,7 @@ impl EntryStore for RedisEntries {
     }
 
     async fn delete_by_tag(&self, owner: &Owner, tag: &Tag) -> Result<Vec<EntryKey>> {
-        let tag_id = &tag_id(owner, tag);
-        let buckets = stream::iter((0..BUCKETS).map(|bucket| self.delete_tagged_in(bucket, tag_id)));
-        self.within(bulk_limit(self.timeout), buckets.buffer_unordered(DELETIONS_AT_ONCE).try_concat()).await
+        self.within(bulk_limit(self.timeout), self.delete_tagged(owner, tag)).await
     }
 
     /// What Redis evicts depends on it, and it hears nothing of what is served from memory.
@@ -249,7 +222,11 @@ impl From<RedisError> for Error {
             redis::ErrorKind::InvalidClientConfig => ErrorKind::InvalidArgument,
             _ => ErrorKind::Unavailable,
         };
-        Error::new(kind, "Redis").with_source(error)
+        let what = match tls::certificate_problem(&error, "stores.redis_ca_file") {
+            Some(problem) => format!("Redis: {problem}"),
+            None => "Redis".into(),
+        };
+        Error::new(kind, what).with_source(error)
     }
 }
 
@@ -261,17 +238,6 @@ fn refuses_writes(error: &RedisError) -> bool {
 /// Ids hold no white space, so this is unambiguous.
 fn owner_id(owner: &Owner) -> String {
     format!("{}\n{}", owner.tenant, owner.namespace)
-}
-
-/// 32 hexadecimal digits.
-fn tag_id(owner: &Owner, tag: &Tag) -> String {
-    let hash = blake3::hash(format!("{}\n{tag}", owner_id(owner)).as_bytes());
-    hash.to_hex()[..32].to_owned()
-}
-
-fn key_of(member: &[u8]) -> Result<EntryKey> {
-    let bytes = member.try_into().map_err(|_| Error::new(ErrorKind::Corrupt, "a tag set holds a malformed key"))?;
-    Ok(EntryKey::from_bytes(bytes))
 }
 
 fn millis(duration: Duration) -> u64 {

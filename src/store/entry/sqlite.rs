@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use sqlx::{Row, SqliteConnection};
 use tokio::task::JoinHandle;
 
-use super::{EntryStats, EntryStore, decode, encode};
+use super::{EntryStats, EntryStore, OnEvicted, decode, encode};
 use crate::store::sqlite::Sqlite;
 use crate::types::{Entry, EntryKey, Error, ErrorKind, Owner, Result, Tag, UnixMillis};
 
@@ -70,6 +70,7 @@ pub struct SqliteEntries {
     /// Never less than the bytes held, so that most puts need not ask.
     bytes_at_most: Arc<AtomicU64>,
     evicted: AtomicU64,
+    hear: Mutex<Option<OnEvicted>>,
     recent: Mutex<HashMap<EntryKey, UnixMillis>>,
     maintenance: Mutex<Option<JoinHandle<()>>>,
 }
@@ -83,12 +84,22 @@ impl SqliteEntries {
             max_bytes,
             bytes_at_most: Arc::default(),
             evicted: AtomicU64::default(),
+            hear: Mutex::default(),
             recent: Mutex::default(),
             maintenance: Mutex::default(),
         });
         store.bytes_at_most.store(store.stats().await?.bytes, Ordering::Relaxed);
         *store.maintenance.lock() = Some(tokio::spawn(maintain(Arc::downgrade(&store))));
         Ok(store)
+    }
+
+    fn tell_evicted(&self, keys: &[EntryKey]) {
+        self.evicted.fetch_add(keys.len() as u64, Ordering::Relaxed);
+        metrics::counter!("reprise_entries_evicted_total").increment(keys.len() as u64);
+        let hear = self.hear.lock().clone();
+        if let Some(hear) = hear.filter(|_| !keys.is_empty()) {
+            hear(keys);
+        }
     }
 
     /// One round of the background work: bounded sweep of expired rows, recency.
@@ -165,7 +176,7 @@ impl EntryStore for SqliteEntries {
                     let held = bytes_at_most.load(Ordering::Relaxed).saturating_add(bytes);
                     bytes_at_most.store(held, Ordering::Relaxed);
                     if held <= max_bytes {
-                        return Ok(0);
+                        return Ok(Vec::new());
                     }
                     let evicted = make_room(conn, max_bytes, &entry.key, now).await?;
                     bytes_at_most.store(totals(conn).await?.bytes, Ordering::Relaxed);
@@ -175,8 +186,7 @@ impl EntryStore for SqliteEntries {
             .await
             // What make_room did may have been undone: let the next put look again.
             .inspect_err(|_| self.bytes_at_most.store(u64::MAX, Ordering::Relaxed))?;
-        self.evicted.fetch_add(evicted, Ordering::Relaxed);
-        metrics::counter!("reprise_entries_evicted_total").increment(evicted);
+        self.tell_evicted(&evicted);
         Ok(())
     }
 
@@ -227,6 +237,10 @@ impl EntryStore for SqliteEntries {
         }
     }
 
+    fn on_evicted(&self, hear: OnEvicted) {
+        *self.hear.lock() = Some(hear);
+    }
+
     async fn stats(&self) -> Result<EntryStats> {
         let mut conn = self.sqlite.reader().acquire().await?;
         Ok(EntryStats { evicted: self.evicted.load(Ordering::Relaxed), ..totals(&mut conn).await? })
@@ -274,13 +288,18 @@ async fn insert(conn: &mut SqliteConnection, entry: &Entry, body: Vec<u8>, now: 
 }
 
 /// Deletes what has expired, then the least recently used, until a little less than `max_bytes` is held: the slack
-/// keeps the next puts from coming here. `newest` stays. Gives how many were deleted before their time.
-async fn make_room(conn: &mut SqliteConnection, max_bytes: u64, newest: &EntryKey, now: UnixMillis) -> Result<u64> {
+/// keeps the next puts from coming here. `newest` stays. Gives the keys of what was deleted before its time.
+async fn make_room(
+    conn: &mut SqliteConnection,
+    max_bytes: u64,
+    newest: &EntryKey,
+    now: UnixMillis,
+) -> Result<Vec<EntryKey>> {
     let goal = max_bytes - max_bytes / 32;
-    let mut evicted = 0;
+    let mut evicted = Vec::new();
     loop {
         let held = totals(conn).await?.bytes;
-        if held <= if evicted == 0 { max_bytes } else { goal } {
+        if held <= if evicted.is_empty() { max_bytes } else { goal } {
             return Ok(evicted);
         }
         if sweep(conn, millis(now)).await? > 0 {
@@ -291,13 +310,17 @@ async fn make_room(conn: &mut SqliteConnection, max_bytes: u64, newest: &EntryKe
                        SELECT id FROM (
                            SELECT id, sum(bytes) OVER (ORDER BY used, id) - bytes AS before
                            FROM (SELECT id, used, bytes FROM entries WHERE key <> $2 ORDER BY used, id LIMIT 256)
-                       ) WHERE before < $1)";
+                       ) WHERE before < $1)
+                   RETURNING key";
         let need = i64::try_from(held - goal).unwrap_or(i64::MAX);
-        let gone = sqlx::query(sql).bind(need).bind(&newest.as_bytes()[..]).execute(&mut *conn).await?.rows_affected();
-        if gone == 0 {
+        let gone: Vec<Vec<u8>> =
+            sqlx::query_scalar(sql).bind(need).bind(&newest.as_bytes()[..]).fetch_all(&mut *conn).await?;
+        if gone.is_empty() {
             return Ok(evicted);
         }
-        evicted += gone;
+        for key in &gone {
+            evicted.push(key_of(key)?);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod contract;
 pub mod flat;
+pub mod guarded;
 pub mod qdrant;
 #[cfg(test)]
 mod qdrant_double;

@@ -136,10 +136,15 @@ impl Hot {
         self.cache.invalidate(key);
     }
 
-    /// The keys of the entries of that owner with that tag. Looks at everything that is kept.
-    pub fn tagged(&self, owner: &Owner, tag: &Tag) -> Vec<EntryKey> {
+    /// All entries of that owner with that tag were deleted. Gives the keys of those that were kept; looks at everything
+    /// that is.
+    pub fn invalidate_tagged(&self, owner: &Owner, tag: &Tag) -> Vec<EntryKey> {
+        // What is being read just now may have the tag, and must not be kept when it comes.
+        self.stripes.iter().for_each(|stripe| stripe.lock().changes += 1);
         let has_tag = |slot: &Slot| slot.entry.owner == *owner && slot.entry.tags.contains(tag);
-        self.cache.iter().filter(|(_, slot)| has_tag(slot)).map(|(key, _)| *key).collect()
+        let keys: Vec<_> = self.cache.iter().filter(|(_, slot)| has_tag(slot)).map(|(key, _)| *key).collect();
+        keys.iter().for_each(|key| self.invalidate(key));
+        keys
     }
 
     /// Any entry may have changed.

@@ -225,7 +225,7 @@ async fn a_write_the_store_refused_does_no_harm() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn writes_while_the_store_is_known_to_be_down_do_no_harm() {
     let backend = Arc::new(Backend::default());
     let guarded = GuardedEntries::new(backend.clone(), "entry store", Duration::from_secs(1));

@@ -8,10 +8,13 @@ use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::cluster::{ClusterClient, ClusterConfig};
 use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::TcpSettings;
-use redis::{Client, Cmd, ConnectionInfo, IntoConnectionInfo, Pipeline, ProtocolVersion, RedisFuture, Value};
+use redis::{
+    Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, ProtocolVersion,
+    RedisFuture, TlsCertificates, Value,
+};
 use tokio::task::JoinHandle;
 
-use crate::config::Stores;
+use crate::config::{Stores, tls};
 use crate::types::{Error, Result};
 
 /// Commands on their way in one connection; more of them wait.
@@ -25,6 +28,8 @@ pub(super) struct Target {
     pub(super) nodes: Vec<ConnectionInfo>,
     pub(super) is_cluster: bool,
     pub(super) timeout: Duration,
+    /// From the files that the settings name; `None` where they name none: the CAs of the system, no certificate.
+    certificates: Option<TlsCertificates>,
 }
 
 impl Target {
@@ -34,6 +39,9 @@ impl Target {
             true => ("stores.redis_cluster_urls", settings.redis_cluster_urls.as_slice()),
             false => ("stores.redis_url", std::slice::from_ref(&settings.redis_url)),
         };
+        // For rediss://; somebody may have chosen one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let certificates = certificates(settings)?;
         let node = |url: &String| {
             // The address may hold a password: it is not repeated.
             let info = url.as_str().into_connection_info().map_err(|e| {
@@ -44,17 +52,40 @@ impl Target {
             #[cfg(target_os = "linux")]
             let tcp = tcp.set_user_timeout((settings.timeout * 10).max(Duration::from_secs(2)));
             let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-            Ok(info.set_redis_settings(redis).set_tcp_settings(tcp))
+            let info = info.set_redis_settings(redis).set_tcp_settings(tcp);
+            match (&certificates, info.addr()) {
+                (Some(certificates), ConnectionAddr::TcpTls { .. }) => {
+                    let client = Client::build_with_tls(info, certificates.clone());
+                    let client = client.map_err(|e| {
+                        Error::invalid("stores.redis_ca_file", "holds what is no certificate").with_source(e)
+                    })?;
+                    Ok(client.get_connection_info().clone())
+                }
+                _ => Ok(info),
+            }
         };
         let nodes = urls.iter().map(node).collect::<Result<Vec<_>>>()?;
-        // For rediss://; somebody may have chosen one already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        Ok(Self { nodes, is_cluster, timeout: settings.timeout })
+        Ok(Self { nodes, is_cluster, timeout: settings.timeout, certificates })
     }
 
     pub(super) fn client(&self, node: ConnectionInfo) -> Result<Client> {
         Ok(Client::open(node)?)
     }
+}
+
+/// The files that the settings name.
+fn certificates(settings: &Stores) -> Result<Option<TlsCertificates>> {
+    let ca = settings.redis_ca_file.as_deref();
+    let root_cert = ca.map(|path| tls::certificates("stores.redis_ca_file", path)).transpose()?;
+    let client_tls = match (&settings.redis_cert_file, &settings.redis_key_file) {
+        (Some(cert), Some(key)) => Some(ClientTlsConfig {
+            client_cert: tls::certificates("stores.redis_cert_file", cert)?,
+            client_key: tls::private_key("stores.redis_key_file", key)?,
+        }),
+        _ => None,
+    };
+    let is_told = root_cert.is_some() || client_tls.is_some();
+    Ok(is_told.then_some(TlsCertificates { client_tls, root_cert }))
 }
 
 #[allow(clippy::large_enum_variant, reason = "one of it lives as long as the store")]
@@ -75,8 +106,11 @@ impl Connection {
     /// Does not wait for Redis.
     pub(super) fn open(target: Target) -> Result<Self> {
         if target.is_cluster {
-            let client =
-                ClusterClient::builder(target.nodes.clone()).use_protocol(ProtocolVersion::RESP3).retries(2).build()?;
+            let builder = ClusterClient::builder(target.nodes.clone()).use_protocol(ProtocolVersion::RESP3).retries(2);
+            let client = match target.certificates.clone() {
+                Some(certificates) => builder.certs(certificates).build()?,
+                None => builder.build()?,
+            };
             let current = Arc::new(ArcSwapOption::empty());
             let connecting = tokio::spawn(connect(client, target.timeout, current.clone()));
             return Ok(Self::Cluster { current, connecting });

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 
 use redis::aio::MultiplexedConnection;
 
-/// Warns when tag sets may be evicted. Servers that do not tell their policy, as managed ones do, are not judged.
+/// Warns when tag sets may be evicted, which costs hits and nothing else. Servers that do not tell their policy, as managed ones do, are not judged.
 pub(super) async fn warn_of_lost_tag_sets(connection: &mut MultiplexedConnection) {
     match policy(connection).await {
         Some(policy) if may_lose_tag_sets(&policy) => tracing::warn!(
             policy,
-            "this maxmemory-policy lets Redis evict sets of tagged keys when its memory is full, and deleting by tag \
-             misses the entries of an evicted set until they expire; use noeviction, or volatile-ttl, which prefers to \
-             evict what expires first, and a set expires after its entries"
+            "this maxmemory-policy lets Redis evict sets of tagged keys when its memory is full, and the entries of an \
+             evicted set are not served any more, since deleting by tag would miss them; use noeviction, or volatile-ttl, \
+             which prefers to evict what expires first, and a set expires after its entries"
         ),
         _ => {}
     }

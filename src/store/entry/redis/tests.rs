@@ -4,6 +4,7 @@ use super::super::contract::{self, entry, get, key, owner, put, tag, tagged};
 use super::super::guarded::GuardedEntries;
 use super::super::l1::L1Entries;
 use super::*;
+use crate::test_tls::{Authority, Issued};
 
 #[path = "../../../../tests/support/redis.rs"]
 pub(super) mod server;
@@ -205,6 +206,70 @@ async fn everything_stored_expires_and_tag_sets_outlive_their_members() {
     assert!(server.command("DBSIZE").starts_with(":0"), "{}", server.command("DBSIZE"));
 }
 
+fn tag_set_of(store: &RedisEntries, n: u64, name: &str) -> String {
+    store.tag_set(key(n).as_bytes()[0] % BUCKETS, &tag_id(&owner("t", "n"), &tag(name)))
+}
+
+#[tokio::test]
+async fn an_entry_that_deletion_by_tag_would_miss_is_not_served() {
+    let server = RedisServer::start();
+    let store = connect(&server).await;
+    for tagged in [tagged(1, &["a"]), tagged(2, &["a", "b"]), tagged(3, &["b"]), entry(4, "x")] {
+        put(&*store, &tagged).await;
+    }
+    // As an eviction does.
+    for n in [1, 2] {
+        assert!(server.command(&format!("DEL {}", tag_set_of(&store, n, "a"))).starts_with(":1"));
+    }
+    for (n, served) in [(1, false), (2, false), (3, true), (4, true)] {
+        assert_eq!(get(&*store, n).await.is_some(), served, "entry {n}");
+    }
+    // Another member brings the set back, and the entry itself does not count as one again until it is put.
+    put(&*store, &Entry { key: same_bucket(1), ..tagged(5, &["a"]) }).await;
+    assert_eq!(get(&*store, 1).await, None);
+    put(&*store, &tagged(1, &["a"])).await;
+    assert!(get(&*store, 1).await.is_some());
+    assert_eq!(store.delete_by_tag(&owner("t", "n"), &tag("a")).await.unwrap().len(), 2);
+    assert_eq!(get(&*store, 1).await, None);
+}
+
+#[tokio::test]
+async fn deletion_by_tag_misses_nothing_on_a_redis_that_evicts() {
+    let memory = ["--maxmemory", "6mb", "--maxmemory-policy", "allkeys-random"];
+    let server = RedisServer::start_with(free_port(), &memory);
+    let store = connect(&server).await;
+    let text = "x".repeat(2_000);
+    for n in 0..3_000 {
+        put(&*store, &Entry { tags: vec![tag("a")], ..entry(n, &text) }).await;
+    }
+    let served = async || futures::future::join_all((0..3_000).map(|n| get(&*store, n))).await.iter().flatten().count();
+    assert!(store.stats().await.unwrap().evicted > 0);
+    assert!(served().await > 0);
+    store.delete_by_tag(&owner("t", "n"), &tag("a")).await.unwrap();
+    assert_eq!(served().await, 0);
+}
+
+#[tokio::test]
+async fn a_deletion_by_tag_reaches_what_others_keep_in_memory_although_its_tag_set_was_evicted() {
+    let server = RedisServer::start();
+    let (a, in_a) = with_l1(&server).await;
+    let b = connect(&server).await;
+    for tagged in [tagged(1, &["a"]), tagged(2, &["b"]), Entry { owner: owner("t", "other"), ..tagged(3, &["a"]) }] {
+        put(&*in_a, &tagged).await;
+    }
+    let kept = async |n| {
+        get(&*in_a, n).await;
+        a.hot().get(&key(n)).is_some()
+    };
+    eventually("kept", || async { kept(1).await && kept(2).await && kept(3).await }).await;
+    server.command(&format!("DEL {}", tag_set_of(&a, 1, "a")));
+    assert!(kept(1).await, "nobody has deleted it");
+    assert_eq!(b.delete_by_tag(&owner("t", "n"), &tag("a")).await.unwrap(), []);
+    eventually("gone", || async { a.hot().get(&key(1)).is_none() }).await;
+    assert_eq!(get(&*in_a, 1).await, None);
+    assert!(a.hot().get(&key(2)).is_some() && a.hot().get(&key(3)).is_some(), "the others stay");
+}
+
 /// Another key in the bucket of `key(n)`.
 fn same_bucket(n: u64) -> EntryKey {
     let bucket = |key: &EntryKey| key.as_bytes()[0] % BUCKETS;
@@ -268,15 +333,77 @@ async fn a_login_that_was_refused_is_tried_again() {
     assert!(get(&*store, 1).await.is_some());
 }
 
+/// A server that speaks TLS as well, and the settings to reach it so. `clients`: whether they must show a certificate.
+fn with_tls(authority: &Authority, own: &Issued, clients: &str) -> (RedisServer, Stores) {
+    let (port, tls_port) = (free_port(), free_port().to_string());
+    let [ca, cert, key] = [&authority.ca(), &own.cert, &own.key].map(|path| path.display().to_string());
+    let files = ["--tls-ca-cert-file", &ca, "--tls-cert-file", &cert, "--tls-key-file", &key];
+    let arguments = [["--tls-port", &tls_port, "--tls-auth-clients", clients].as_slice(), &files].concat();
+    let server = RedisServer::start_with(port, &arguments);
+    let settings = settings(format!("rediss://127.0.0.1:{tls_port}"));
+    (server, Stores { redis_ca_file: Some(authority.ca()), ..settings })
+}
+
+#[tokio::test]
+async fn over_tls_with_a_ca_of_ones_own_it_serves_and_stays_coherent() {
+    let authority = Authority::new();
+    let (server, settings) = with_tls(&authority, &authority.issue("127.0.0.1"), "no");
+    let store = RedisEntries::connect(&settings).await.unwrap();
+    eventually("it answers", || async { store.ping().await.is_ok() }).await;
+    let l1 = L1Entries::with(store.clone(), store.hot());
+    is_kept(&l1, &store.hot(), 1).await;
+    server.command(&format!("DEL {}", store.entry_key(&key(1))));
+    eventually("gone", || async { get(&*l1, 1).await.is_none() }).await;
+}
+
+#[tokio::test]
+async fn over_tls_it_shows_its_own_certificate_where_redis_asks_for_one() {
+    let authority = Authority::new();
+    let (_server, without) = with_tls(&authority, &authority.issue("127.0.0.1"), "yes");
+    let own = authority.issue("reprise.internal");
+    let with = Stores { redis_cert_file: Some(own.cert), redis_key_file: Some(own.key), ..without.clone() };
+    let store = RedisEntries::connect(&with).await.unwrap();
+    eventually("it answers", || async { store.ping().await.is_ok() }).await;
+    put(&*store, &entry(1, "x")).await;
+    assert!(get(&*store, 1).await.is_some());
+    assert_eq!(kind(RedisEntries::connect(&without).await.unwrap().ping().await), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_server_whose_certificate_is_not_trusted_is_not_talked_to_and_the_error_says_what_to_do() {
+    let authority = Authority::new();
+    let advice = "name the PEM file of its CA in stores.redis_ca_file";
+    let (_server, settings) = with_tls(&authority, &authority.issue("127.0.0.1"), "no");
+    for ca in [None, Some(Authority::new())] {
+        let settings = Stores { redis_ca_file: ca.as_ref().map(Authority::ca), ..settings.clone() };
+        let error = RedisEntries::connect(&settings).await.unwrap().ping().await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unavailable);
+        assert!(error.to_string().contains(advice), "{error}");
+    }
+    let (_server, settings) = with_tls(&authority, &authority.issue("cache.internal"), "no");
+    let error = RedisEntries::connect(&settings).await.unwrap().ping().await.unwrap_err();
+    assert!(error.to_string().contains("for another name"), "{error}");
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_used_are_told_when_it_starts() {
+    let absent = Stores { redis_ca_file: Some("no/such/ca.pem".into()), ..settings("rediss://127.0.0.1:1".into()) };
+    let error = RedisEntries::connect(&absent).await.err().unwrap();
+    assert_eq!(error.violations[0].field, "stores.redis_ca_file");
+}
+
 #[tokio::test]
 async fn redis_hears_of_hits_in_memory() {
-    let server = RedisServer::start();
+    // So every use counts, and shows at once.
+    let counting = ["--maxmemory-policy", "allkeys-lfu", "--lfu-log-factor", "0", "--lfu-decay-time", "0"];
+    let server = RedisServer::start_with(free_port(), &counting);
     let store = connect(&server).await;
     put(&*store, &entry(1, "x")).await;
-    let idle = || server.command(&format!("OBJECT IDLETIME {}", store.entry_key(&key(1))));
-    eventually("it is idle", || async { !idle().starts_with(":0") }).await;
+    let uses = || server.command(&format!("OBJECT FREQ {}", store.entry_key(&key(1))));
+    let before = uses();
+    assert!(before.starts_with(':'), "{before}");
     store.touch(&key(1));
-    eventually("it is in use", || async { idle().starts_with(":0") }).await;
+    eventually("it is in use", || async { uses() != before }).await;
 }
 
 #[tokio::test]

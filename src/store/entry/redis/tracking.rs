@@ -1,8 +1,9 @@
 //! Learns what others change in Redis, for the entries kept in process.
 //!
-//! One connection to every primary asks for the invalidation of all entry keys (`CLIENT TRACKING ON BCAST`). Entries are
-//! kept and served in process only while all of these connections live: when one ends, a heartbeat fails, or the
-//! primaries of the cluster change, invalidations may have been lost, and everything is dropped at once.
+//! One connection to every primary asks for the invalidation of all entry keys and of the keys that announce deletions
+//! by tag (`CLIENT TRACKING ON BCAST`). Entries are kept and served in process only while all of these connections live:
+//! when one ends, a heartbeat fails, or the primaries of the cluster change, invalidations may have been lost, and
+//! everything is dropped at once.
 //!
 //! The cache that redis-rs brings is not used: it counts entries instead of bytes, keeps undecoded replies, and may
 //! keep a reply whose invalidation arrived before it. [`Hot`] is bounded by bytes and closes that gap.
@@ -21,19 +22,33 @@ use tokio::task::JoinHandle;
 use super::super::l1::Hot;
 use super::connection::Target;
 use super::eviction;
-use crate::types::{EntryKey, Error, Result};
+use crate::types::{Error, Namespace, Owner, Result, Tag, TenantId};
 
 /// How often the connections are checked. With the limit of the check this bounds how long a change can go unnoticed
 /// when a connection dies without a word.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(500);
 
+/// The key whose change announces that the entries of a tag were deleted. Ids hold no white space.
+pub(super) fn deletion_key(prefix: &str, owner: &Owner, tag: &Tag) -> String {
+    format!("{prefix}:d:{}\n{}\n{tag}", owner.tenant, owner.namespace)
+}
+
+/// Of what follows the prefix in a [`deletion_key`].
+fn deleted_tag(text: &str) -> Option<(Owner, Tag)> {
+    let mut parts = text.splitn(3, '\n');
+    let (tenant, namespace, tag) = (parts.next()?, parts.next()?, parts.next()?);
+    let owner = Owner { tenant: TenantId::new(tenant).ok()?, namespace: Namespace::new(namespace).ok()? };
+    Some((owner, Tag::new(tag).ok()?))
+}
+
 /// Keeps `hot` open while all invalidations of keys under `prefix` arrive. Runs until aborted.
-pub(super) fn start(target: Target, prefix: String, hot: Arc<Hot>) -> JoinHandle<()> {
+pub(super) fn start(target: Target, prefix: &str, hot: Arc<Hot>) -> JoinHandle<()> {
+    let prefixes = Prefixes { entries: format!("{prefix}:e:"), deletions: format!("{prefix}:d:") };
     tokio::spawn(async move {
         let (mut was_up, mut is_first) = (true, true);
         loop {
-            let lost = match Session::open(&target, &prefix, &hot).await {
+            let lost = match Session::open(&target, &prefixes, &hot).await {
                 Ok(session) => {
                     tracing::info!(nodes = session.connections.len(), "keeping Redis entries in process");
                     was_up = true;
@@ -54,6 +69,12 @@ pub(super) fn start(target: Target, prefix: String, hot: Arc<Hot>) -> JoinHandle
     })
 }
 
+#[derive(Clone)]
+struct Prefixes {
+    entries: String,
+    deletions: String,
+}
+
 struct Session {
     connections: Vec<MultiplexedConnection>,
     nodes: BTreeSet<(String, u16)>,
@@ -61,10 +82,10 @@ struct Session {
 }
 
 impl Session {
-    async fn open(target: &Target, prefix: &str, hot: &Arc<Hot>) -> Result<Self> {
+    async fn open(target: &Target, prefixes: &Prefixes, hot: &Arc<Hot>) -> Result<Self> {
         let feed = Arc::new(Feed {
             hot: hot.clone(),
-            prefix: prefix.to_owned(),
+            prefixes: prefixes.clone(),
             live: Mutex::new(true),
             ended: Notify::new(),
         });
@@ -111,7 +132,7 @@ impl Session {
 /// Takes invalidations to [`Hot`] while its session lives.
 struct Feed {
     hot: Arc<Hot>,
-    prefix: String,
+    prefixes: Prefixes,
     live: Mutex<bool>,
     ended: Notify,
 }
@@ -150,10 +171,12 @@ impl Feed {
             Value::SimpleString(text) => Some(text.as_str()),
             _ => None,
         };
-        let key = key.and_then(|key| key.strip_prefix(&self.prefix)?.rsplit_once(':')?.1.parse::<EntryKey>().ok());
-        match key {
-            Some(key) => self.hot.invalidate(&key),
-            None => self.hot.invalidate_all(),
+        let entry = key.and_then(|key| key.strip_prefix(&self.prefixes.entries)?.rsplit_once(':')?.1.parse().ok());
+        let deletion = key.and_then(|key| deleted_tag(key.strip_prefix(&self.prefixes.deletions)?));
+        match (entry, deletion) {
+            (Some(key), _) => self.hot.invalidate(&key),
+            (None, Some((owner, tag))) => drop(self.hot.invalidate_tagged(&owner, &tag)),
+            (None, None) => self.hot.invalidate_all(),
         }
     }
 }
@@ -169,7 +192,8 @@ async fn track(target: &Target, node: ConnectionInfo, feed: &Arc<Feed>) -> Resul
         });
     let mut connection = target.client(node)?.get_multiplexed_async_connection_with_config(&config).await?;
     let mut command = redis::cmd("CLIENT");
-    command.arg("TRACKING").arg("ON").arg("BCAST").arg("PREFIX").arg(&feed.prefix);
+    command.arg("TRACKING").arg("ON").arg("BCAST");
+    command.arg("PREFIX").arg(&feed.prefixes.entries).arg("PREFIX").arg(&feed.prefixes.deletions);
     command.query_async::<Value>(&mut connection).await?;
     Ok(connection)
 }

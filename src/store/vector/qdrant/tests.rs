@@ -1,6 +1,6 @@
 use super::*;
-use crate::store::guarded_vectors::GuardedVectors;
 use crate::store::vector::contract::{DIM, Opened, contract_tests, key, owner, point, scope, tag, unit};
+use crate::store::vector::guarded::GuardedVectors;
 use crate::store::vector::qdrant_double::{Double, Stored};
 use crate::types::ErrorKind;
 use futures::FutureExt;
@@ -142,10 +142,11 @@ async fn a_server_that_hangs_costs_the_configured_time() {
 #[tokio::test]
 async fn writes_and_counts_may_take_longer_than_a_search() {
     let (double, config) = server().await;
-    let qdrant = Qdrant::new(&Stores { timeout: Duration::from_millis(300), ..config }, MODEL, DIM).unwrap();
-    let store = GuardedVectors::new(Arc::new(qdrant), "vector store", Duration::from_millis(300));
+    let limit = Duration::from_millis(100);
+    let qdrant = Qdrant::new(&Stores { timeout: limit, ..config }, MODEL, DIM).unwrap();
+    let store = GuardedVectors::new(Arc::new(qdrant), "vector store", limit);
     while store.count(None).await.is_err() {}
-    double.delay.store(700, Ordering::Relaxed);
+    double.delay.store(250, Ordering::Relaxed);
     store.upsert(vec![Point { tags: vec![tag("t")], ..point(1, 1) }]).await.unwrap();
     assert_eq!(double.upserts.lock().len(), 1, "and it is not sent again");
     assert_eq!(store.count(None).await.unwrap(), 1);

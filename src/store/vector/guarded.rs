@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::breaker::{Breaker, bulk_limit};
-use super::vector::{Match, Point, VectorStore};
+use super::{Match, Point, VectorStore};
+use crate::store::breaker::Breaker;
 use crate::types::{EntryKey, Owner, Result, ScopeId, Tag};
 
 pub struct GuardedVectors {
@@ -17,20 +17,11 @@ pub struct GuardedVectors {
 impl GuardedVectors {
     /// `name` names the store in logs and metrics; `limit` is the longest a search may take.
     pub fn new(inner: Arc<dyn VectorStore>, name: &'static str, limit: Duration) -> Arc<Self> {
-        let probed = inner.clone();
-        let breaker = Breaker::new(name, limit, move || {
-            let store = probed.clone();
-            Box::pin(async move { store.ping().await })
-        });
-        Arc::new(Self { inner, breaker })
+        Arc::new(Self { breaker: Breaker::guarding(name, limit, &inner, |store| store.ping()), inner })
     }
 
     pub fn is_up(&self) -> bool {
         self.breaker.is_up()
-    }
-
-    fn bulk_limit(&self) -> Duration {
-        bulk_limit(self.breaker.limit())
     }
 }
 
@@ -41,23 +32,23 @@ impl VectorStore for GuardedVectors {
     }
 
     async fn upsert(&self, points: Vec<Point>) -> Result<()> {
-        self.breaker.call_within(self.bulk_limit(), self.inner.upsert(points)).await
+        self.breaker.call_bulk(self.inner.upsert(points)).await
     }
 
     async fn delete(&self, keys: &[EntryKey]) -> Result<u64> {
-        self.breaker.call_within(self.bulk_limit(), self.inner.delete(keys)).await
+        self.breaker.call_bulk(self.inner.delete(keys)).await
     }
 
     async fn delete_by_tag(&self, owner: &Owner, tag: &Tag) -> Result<u64> {
-        self.breaker.call_within(self.bulk_limit(), self.inner.delete_by_tag(owner, tag)).await
+        self.breaker.call_bulk(self.inner.delete_by_tag(owner, tag)).await
     }
 
     async fn delete_by_dependency(&self, owner: &Owner, document: &str) -> Result<u64> {
-        self.breaker.call_within(self.bulk_limit(), self.inner.delete_by_dependency(owner, document)).await
+        self.breaker.call_bulk(self.inner.delete_by_dependency(owner, document)).await
     }
 
     async fn count(&self, scope: Option<&ScopeId>) -> Result<u64> {
-        self.breaker.call_within(self.bulk_limit(), self.inner.count(scope)).await
+        self.breaker.call_bulk(self.inner.count(scope)).await
     }
 
     /// While the store is down this says so at once: the breaker asks by itself.
