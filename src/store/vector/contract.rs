@@ -91,7 +91,7 @@ fn normalise(vector: Vec<f32>) -> Arc<[f32]> {
 }
 
 /// A vector near another: their cosine is about 1 / sqrt(1 + spread^2).
-fn near(vector: &[f32], seed: u64, spread: f32) -> Arc<[f32]> {
+pub(super) fn near(vector: &[f32], seed: u64, spread: f32) -> Arc<[f32]> {
     normalise(vector.iter().zip(&*unit(seed, vector.len())).map(|(x, y)| x + spread * y).collect())
 }
 

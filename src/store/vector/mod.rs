@@ -22,7 +22,8 @@ const LENGTH_TOLERANCE: f32 = 1e-3;
 #[async_trait]
 pub trait VectorStore: Send + Sync + 'static {
     /// The `k` live points of `scope` with the highest cosine to `vector` (unit length, `dim` values), best first.
-    /// Similarities are exact f32 cosines as far as the backend can give them.
+    /// Similarities are exact f32 cosines as far as the backend can give them. In a large scope a backend may miss some of
+    /// the best when they are far; there are `k` all the same, if the scope has them.
     async fn search(&self, scope: &ScopeId, vector: &[f32], k: usize) -> Result<Vec<Match>>;
 
     /// Adds points, each in place of one with the same key. Refuses vectors of another dimension, of other than

@@ -1,24 +1,41 @@
-//! `flat`: the embedded vector store, an exact index of our own. Vectors live in memory, grouped by scope, and in the
-//! shared SQLite file.
+//! `flat`: the embedded vector store. What a search compares lives in memory, grouped by scope; the vectors as they
+//! came, and their keys, in the shared SQLite file, of which a search reads a few rows.
 //!
-//! - [`kernels`]: dot products in 8 bits and in f32 (public for the benches);
-//! - `quantise`: vectors to 8 bits, and what that loses at most;
-//! - `rows`: the rows of one scope, as snapshots;
-//! - `scan`: the search of one scope;
-//! - `index`: all scopes, and where each key is;
-//! - `table`: the rows on disk;
-//! - `writer`: the task that changes both.
+//! A search, by falling number of rows:
+//!
+//! 1. in a scope of more than [`scan::EXACT_CODES`] codes, 1-bit sketches of all rows leave some hundreds (`sieve`);
+//! 2. 8-bit codes, with proven limits for each cosine, leave about as many as asked for (`scan`);
+//! 3. f32 dot products of those decide (`originals`).
+//!
+//! In smaller scopes the result is exactly that of a scan in f32. In larger ones it is too for neighbours with a cosine of at least 0.85,
+//! but for one in millions, and approximate for those further away.
+//!
+//! - [`kernels`]: the inner loops (public for the benches);
+//! - `rotate`, `quantise`, `sketch`: vectors to 8 bits and to 1 bit a value, and what that loses;
+//! - `rows`: the rows of one scope, as snapshots; `index`: all scopes;
+//! - `best`, `scan`, `sieve`, `originals`: the search;
+//! - `table`: the rows on disk; `blocks`, `packer`: the same packed, to open fast; `load`: from disk to memory;
+//! - `writer`: the task that changes all of them.
 
+mod best;
+mod blocks;
 mod index;
 pub mod kernels;
+mod load;
+mod originals;
+mod packer;
 mod quantise;
+mod rotate;
 mod rows;
 mod scan;
+mod sieve;
+mod sketch;
 mod table;
 mod writer;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -28,23 +45,34 @@ use super::{Match, Point, VectorStore, check_points, check_vector};
 use crate::store::sqlite::Sqlite;
 use crate::types::{EntryKey, Error, ErrorKind, Owner, Result, ScopeId, Tag, UnixMillis};
 use index::{Index, IndexWriter};
+use load::Loaded;
+use originals::Originals;
+use quantise::Quantised;
+use rotate::Rotation;
+use rows::Rows;
+use scan::{Candidate, Query};
 use table::Label;
 use writer::{Change, Request, Writer};
 
 /// Largest dimension; the 8-bit sums stay within 32 bits.
 const MAX_DIM: usize = 65_536;
-/// Codes that are scanned on the caller's own thread, about 0.5 ms; larger scopes go to a blocking thread.
-const INLINE_CODES: usize = 8 << 20;
+/// Bytes that are scanned on the caller's own thread, about 0.5 ms; larger scopes go to a blocking thread.
+const INLINE_BYTES: usize = 8 << 20;
+/// Vectors that are rounded to codes before others get their turn, some 0.1 ms' work.
+const QUANTISED: usize = 32;
+/// Rows may go while a search runs. It starts again when it found fewer than there are, so often at most.
+const ATTEMPTS: usize = 4;
 /// Changes waiting for the writer; beyond it callers wait, and are refused after [`QUEUE_WAIT`].
 const QUEUE: usize = 1024;
 const QUEUE_WAIT: Duration = Duration::from_secs(5);
 /// Longest wait for a change to be committed.
 const COMMIT_WAIT: Duration = Duration::from_secs(60);
 
-/// The embedded vector store. Its searches give exactly what a scan in f32 would.
+/// The embedded vector store.
 pub struct Flat {
-    dim: usize,
+    rotation: Arc<Rotation>,
     index: Arc<Index>,
+    originals: Arc<Originals>,
     /// Large scans that run at once: one per core.
     scans: Arc<Semaphore>,
     sqlite: Arc<Sqlite>,
@@ -66,9 +94,10 @@ impl Flat {
         let model = model_id.to_owned();
         let (space, others) =
             sqlite.write(move |c| Box::pin(async move { table::space(c, &model, stored_dim).await })).await?;
-        let mut index = IndexWriter::new();
-        let insert = |scope, row| index.insert(scope, row);
-        let broken = table::load(sqlite.reader(), space, dim, UnixMillis::now(), insert).await?;
+        let rotation = Arc::new(Rotation::new(dim));
+        let Loaded { scopes, packer, broken } = load::load(&sqlite, space, &rotation, UnixMillis::now()).await?;
+        let index = IndexWriter::new(dim, scopes);
+        let originals = Arc::new(Originals::new(Arc::clone(&sqlite), dim));
         if others > 0 {
             tracing::info!(vectors = others, "vectors of other embedding models are ignored until they expire");
         }
@@ -78,16 +107,39 @@ impl Flat {
         tracing::debug!(vectors = index.len(), elapsed = ?started.elapsed(), "vectors loaded");
         let (changes, queue) = mpsc::channel(QUEUE);
         let shared = Arc::clone(index.index());
-        let writer = Writer { sqlite: Arc::clone(&sqlite), space, index };
+        let writer = Writer { sqlite: Arc::clone(&sqlite), space, index, originals: Arc::clone(&originals), packer };
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         Ok(Self {
-            dim,
+            rotation,
             index: shared,
+            originals,
             scans: Arc::new(Semaphore::new(cores)),
             sqlite,
             changes: Mutex::new(Some(changes)),
             writer: tokio::sync::Mutex::new(Some(tokio::spawn(writer.run(queue)))),
         })
+    }
+
+    /// Bytes of memory that the rows take, beside the cache of whole vectors and what the allocator adds.
+    pub fn memory(&self) -> usize {
+        self.index.bytes()
+    }
+
+    /// Rows of a scope that may be among the best `k` for a query.
+    async fn candidates(&self, rows: Arc<Rows>, vector: &[f32], k: usize) -> Result<Vec<Candidate>> {
+        let now = UnixMillis::now();
+        let bits = if scan::is_sketched(rows.len(), rows.dim()) { 1 } else { 8 };
+        if rows.len() * rows.dim() / 8 * bits <= INLINE_BYTES {
+            return Ok(scan::candidates(&rows, &Query::new(&self.rotation, vector), k, now));
+        }
+        // The caller's budget for the lookup bounds this wait: it drops the call.
+        let permit = Arc::clone(&self.scans).acquire_owned().await.map_err(|_| closed())?;
+        let query = Query::new(&self.rotation, vector);
+        let scan = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            scan::candidates(&rows, &query, k, now)
+        });
+        scan.await.map_err(|e| Error::internal("a vector scan ended abnormally").with_source(e))
     }
 
     /// Hands a change to the writer and waits until it is committed and visible.
@@ -117,26 +169,36 @@ fn closed() -> Error {
 #[async_trait]
 impl VectorStore for Flat {
     async fn search(&self, scope: &ScopeId, vector: &[f32], k: usize) -> Result<Vec<Match>> {
-        check_vector(vector, self.dim)?;
-        let Some(rows) = self.index.rows(scope).filter(|_| k > 0) else { return Ok(Vec::new()) };
-        let now = UnixMillis::now();
-        if rows.len() * self.dim <= INLINE_CODES {
-            return Ok(scan::search(&rows, vector, k, now));
+        check_vector(vector, self.rotation.dim())?;
+        let mut matches = Vec::new();
+        for _ in 0..ATTEMPTS {
+            let Some(rows) = self.index.rows(scope).filter(|_| k > 0) else { return Ok(Vec::new()) };
+            let candidates = self.candidates(rows, vector, k).await?;
+            let settled = self.originals.settle(&candidates, vector, k).await?;
+            matches = settled.matches;
+            if !settled.missing || matches.len() >= k {
+                break;
+            }
         }
-        // The caller's budget for the lookup bounds this wait: it drops the call.
-        let permit = Arc::clone(&self.scans).acquire_owned().await.map_err(|_| closed())?;
-        let vector: Arc<[f32]> = vector.into();
-        let scan = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            scan::search(&rows, &vector, k, now)
-        });
-        scan.await.map_err(|e| Error::internal("a vector scan ended abnormally").with_source(e))
+        Ok(matches)
     }
 
     async fn upsert(&self, points: Vec<Point>) -> Result<()> {
-        check_points(&points, self.dim)?;
-        if !points.is_empty() {
-            self.change(Change::Upsert(points)).await?;
+        check_points(&points, self.rotation.dim())?;
+        // The last of those with one key.
+        let last: HashMap<_, _> = points.iter().enumerate().map(|(i, point)| (point.key, i)).collect();
+        let mut quantised = Vec::with_capacity(last.len());
+        for (i, point) in points.into_iter().enumerate() {
+            if last.get(&point.key) == Some(&i) {
+                let codes = Quantised::new(&self.rotation, &point.vector);
+                quantised.push((point, codes));
+            }
+            if i % QUANTISED == QUANTISED - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        if !quantised.is_empty() {
+            self.change(Change::Upsert(quantised)).await?;
         }
         Ok(())
     }

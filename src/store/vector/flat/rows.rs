@@ -1,178 +1,274 @@
-//! The rows of one scope, contiguous in chunks. A search works on a snapshot, which costs one reference count; a
-//! writer copies the chunk it changes only while a snapshot holds it.
+//! The rows of one scope. A search works on a snapshot, which costs one reference count; a writer copies what
+//! it changes: one [`Block`], the sketches of one [`Chunk`], and the pointers above them.
 
 use std::sync::Arc;
 
-use super::quantise::{Scale, quantise};
-use crate::types::{EntryKey, UnixMillis};
+use super::kernels::BLOCK;
+use super::quantise::{Row, Scale};
+use super::{scan, sketch};
+use crate::types::UnixMillis;
 
-/// Rows in a chunk: what a writer copies at most for one change (about 110 KB at 384 values, some 10 µs).
-const CHUNK_ROWS: usize = 256;
+/// Blocks in a chunk, and rows.
+const CHUNK_BLOCKS: usize = 32;
+pub const CHUNK_ROWS: usize = CHUNK_BLOCKS * BLOCK;
+/// Neighbouring chunks become one when they have no more rows than this together, so that most room is used however
+/// rows come and go.
+const MERGED_ROWS: usize = CHUNK_ROWS * 3 / 4;
 
-/// One vector as it is kept.
+/// In chunks by id: those of a chunk are below those of the next. Within a chunk they have no order.
 #[derive(Debug, Clone)]
-pub struct Row {
-    pub key: EntryKey,
-    pub expires: UnixMillis,
-    pub vector: Arc<[f32]>,
-}
-
-impl Row {
-    pub fn is_live(&self, now: UnixMillis) -> bool {
-        self.expires > now
-    }
-}
-
-/// Every chunk but the last is full.
-#[derive(Debug, Clone, Default)]
 pub struct Rows {
+    dim: usize,
     chunks: Vec<Arc<Chunk>>,
+    len: usize,
+    /// Whether the chunks have sketches. Once a scope is large enough for them it keeps them.
+    sketched: bool,
 }
 
-/// Up to [`CHUNK_ROWS`] rows, their codes apart from the rest so that a scan reads nothing else.
-#[derive(Debug, Clone, Default)]
+/// Up to [`CHUNK_ROWS`] rows. Every block but the last is full.
+#[derive(Debug, Clone)]
 pub struct Chunk {
+    /// No id in it is lower.
+    first: i64,
+    /// No row of it has a lower [`Scale::reach`].
+    least_reach: f32,
+    blocks: Vec<Arc<Block>>,
+    /// One row of [`sketch::bytes`] for each block, when the scope is sketched.
+    sketches: Vec<[u8; BLOCK]>,
+}
+
+/// Up to [`BLOCK`] rows, their codes apart from the rest so that a scan reads nothing else.
+#[derive(Debug, Default)]
+pub struct Block {
+    /// Id in the file, and when it expires.
+    pub rows: Vec<(i64, UnixMillis)>,
+    pub scales: Vec<Scale>,
     /// `rows.len() * dim` codes.
     pub codes: Vec<i8>,
-    pub scales: Vec<Scale>,
-    pub rows: Vec<Row>,
 }
 
 impl Rows {
+    pub fn new(dim: usize) -> Self {
+        Self { dim, chunks: Vec::new(), len: 0, sketched: false }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    pub fn is_sketched(&self) -> bool {
+        self.sketched
+    }
+
     pub fn chunks(&self) -> &[Arc<Chunk>] {
         &self.chunks
     }
 
-    pub fn len(&self) -> usize {
-        self.chunks.last().map_or(0, |last| (self.chunks.len() - 1) * CHUNK_ROWS + last.rows.len())
+    /// Ids and times of expiry.
+    pub fn iter(&self) -> impl Iterator<Item = (i64, UnixMillis)> {
+        self.chunks.iter().flat_map(|chunk| &chunk.blocks).flat_map(|block| block.rows.iter().copied())
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Row> {
-        self.chunks.iter().flat_map(|chunk| &chunk.rows)
+    /// Bytes held, without what the allocator adds.
+    pub fn bytes(&self) -> usize {
+        let block = |block: &Arc<Block>| {
+            size_of::<Block>()
+                + block.codes.capacity()
+                + block.scales.capacity() * size_of::<Scale>()
+                + block.rows.capacity() * size_of::<(i64, UnixMillis)>()
+        };
+        let chunk = |chunk: &Arc<Chunk>| {
+            let blocks: usize = chunk.blocks.iter().map(block).sum();
+            let pointers = chunk.blocks.capacity() * size_of::<Arc<Block>>();
+            size_of::<Chunk>() + blocks + pointers + chunk.sketches.capacity() * BLOCK
+        };
+        self.chunks.iter().map(chunk).sum::<usize>() + self.chunks.capacity() * size_of::<Arc<Chunk>>()
     }
 
-    /// Adds a row at the end; gives its position.
-    pub fn push(&mut self, row: Row) -> usize {
-        let position = self.len();
-        if position == self.chunks.len() * CHUNK_ROWS {
-            self.chunks.push(Arc::default());
+    /// Adds a row, whose id is above all that are there.
+    pub fn push(&mut self, row: Row<'_>) {
+        if !self.sketched && scan::is_sketched(self.len + 1, self.dim) {
+            self.sketch();
         }
-        self.chunk(position).push(row);
-        position
-    }
-
-    pub fn replace(&mut self, position: usize, row: Row) {
-        self.chunk(position).replace(position % CHUNK_ROWS, row);
-    }
-
-    /// Removes a row and moves the last one into its place; gives the key of the row that moved, if one did.
-    pub fn swap_remove(&mut self, position: usize) -> Option<EntryKey> {
-        let last_position = self.len() - 1;
-        let last = self.chunk(last_position).pop();
-        if last_position.is_multiple_of(CHUNK_ROWS) {
-            self.chunks.pop();
+        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK_ROWS) {
+            self.chunks.push(Arc::new(Chunk::new(row.id)));
         }
-        let last = last.filter(|_| position != last_position)?;
-        let key = last.key;
-        self.replace(position, last);
-        Some(key)
+        if let Some(last) = self.chunks.last_mut() {
+            Arc::make_mut(last).push(row, self.sketched);
+            self.len += 1;
+        }
     }
 
-    fn chunk(&mut self, position: usize) -> &mut Chunk {
-        Arc::make_mut(&mut self.chunks[position / CHUNK_ROWS])
+    /// Removes a row; false when it is not there.
+    pub fn remove(&mut self, id: i64) -> bool {
+        let after = self.chunks.partition_point(|chunk| chunk.first <= id);
+        let Some(at) = after.checked_sub(1) else { return false };
+        let Some(position) = self.chunks[at].position(id) else { return false };
+        Arc::make_mut(&mut self.chunks[at]).swap_remove(position, self.dim);
+        self.len -= 1;
+        if self.chunks[at].len() == 0 {
+            self.chunks.remove(at);
+        } else if self.chunks[at].len() <= MERGED_ROWS / 2 {
+            self.merge(at.saturating_sub(1));
+            self.merge(at);
+        }
+        true
+    }
+
+    /// Gives every chunk its sketches, which later rows get too.
+    fn sketch(&mut self) {
+        self.sketched = true;
+        self.chunks.iter_mut().for_each(|chunk| Arc::make_mut(chunk).sketch(self.dim));
+    }
+
+    /// Makes one chunk of that one and the next, if both are there and small enough.
+    fn merge(&mut self, at: usize) {
+        let Some([left, right]) = self.chunks.get(at..at + 2) else { return };
+        if left.len() + right.len() > MERGED_ROWS {
+            return;
+        }
+        let right = self.chunks.remove(at + 1);
+        let left = Arc::make_mut(&mut self.chunks[at]);
+        for block in &right.blocks {
+            for i in 0..block.rows.len() {
+                left.push(block.row(i, self.dim), self.sketched);
+            }
+        }
     }
 }
 
 impl Chunk {
-    fn push(&mut self, row: Row) {
-        let start = self.codes.len();
-        self.codes.resize(start + row.vector.len(), 0);
-        self.scales.push(quantise(&row.vector, &mut self.codes[start..]));
-        self.rows.push(row);
+    fn new(first: i64) -> Self {
+        Self { first, least_reach: f32::INFINITY, blocks: Vec::new(), sketches: Vec::new() }
     }
 
-    fn replace(&mut self, index: usize, row: Row) {
-        let dim = row.vector.len();
-        self.scales[index] = quantise(&row.vector, &mut self.codes[index * dim..(index + 1) * dim]);
-        self.rows[index] = row;
+    pub fn len(&self) -> usize {
+        self.blocks.last().map_or(0, |last| (self.blocks.len() - 1) * BLOCK + last.rows.len())
     }
 
-    fn pop(&mut self) -> Option<Row> {
-        let row = self.rows.pop()?;
-        self.scales.pop();
-        self.codes.truncate(self.codes.len() - row.vector.len());
-        Some(row)
+    pub fn blocks(&self) -> &[Arc<Block>] {
+        &self.blocks
+    }
+
+    pub fn sketches(&self) -> &[[u8; BLOCK]] {
+        &self.sketches
+    }
+
+    pub fn least_reach(&self) -> f32 {
+        self.least_reach
+    }
+
+    fn push(&mut self, row: Row<'_>, sketched: bool) {
+        let position = self.len();
+        if position == self.blocks.len() * BLOCK {
+            self.blocks.push(Arc::default());
+        }
+        if sketched {
+            let width = sketch::bytes(row.codes.len());
+            if position == self.sketches.len() / width * BLOCK {
+                // One block at a time: a doubled list would be mostly empty.
+                self.sketches.reserve_exact(width);
+                self.sketches.resize(self.sketches.len() + width, [0; BLOCK]);
+            }
+            sketch::write(row.codes, &mut self.sketches[position / BLOCK * width..], position % BLOCK);
+        }
+        self.least_reach = self.least_reach.min(row.scale.reach);
+        Arc::make_mut(&mut self.blocks[position / BLOCK]).push(row);
+    }
+
+    fn position(&self, id: i64) -> Option<usize> {
+        self.blocks.iter().flat_map(|block| &block.rows).position(|&(found, _)| found == id)
+    }
+
+    /// Removes a row and moves the last one into its place.
+    fn swap_remove(&mut self, position: usize, dim: usize) {
+        let last = self.len() - 1;
+        if position != last {
+            let moved = Arc::clone(&self.blocks[last / BLOCK]);
+            let row = moved.row(last % BLOCK, dim);
+            Arc::make_mut(&mut self.blocks[position / BLOCK]).replace(position % BLOCK, row);
+            if !self.sketches.is_empty() {
+                sketch::copy(&mut self.sketches, sketch::bytes(dim), last, position);
+            }
+        }
+        if last.is_multiple_of(BLOCK) {
+            self.blocks.pop();
+            if !self.sketches.is_empty() {
+                self.sketches.truncate(self.blocks.len() * sketch::bytes(dim));
+                self.sketches.shrink_to_fit();
+            }
+        } else {
+            Arc::make_mut(&mut self.blocks[last / BLOCK]).truncate(last % BLOCK, dim);
+        }
+    }
+
+    fn sketch(&mut self, dim: usize) {
+        let width = sketch::bytes(dim);
+        self.sketches = vec![[0; BLOCK]; self.blocks.len() * width];
+        for (block, sketches) in self.blocks.iter().zip(self.sketches.chunks_exact_mut(width)) {
+            for (row, codes) in block.codes.chunks_exact(dim).enumerate() {
+                sketch::write(codes, sketches, row);
+            }
+        }
+    }
+}
+
+impl Block {
+    pub fn row(&self, i: usize, dim: usize) -> Row<'_> {
+        let (id, expires) = self.rows[i];
+        Row { id, expires, scale: self.scales[i], codes: self.codes(i, dim) }
+    }
+
+    pub fn codes(&self, i: usize, dim: usize) -> &[i8] {
+        &self.codes[i * dim..(i + 1) * dim]
+    }
+
+    fn push(&mut self, row: Row<'_>) {
+        let len = self.rows.len();
+        if self.rows.capacity() == len {
+            // Doubles, and stops at a block.
+            let more = (len + 1).next_power_of_two().min(BLOCK) - len;
+            self.rows.reserve_exact(more);
+            self.scales.reserve_exact(more);
+            self.codes.reserve_exact(more * row.codes.len());
+        }
+        self.rows.push((row.id, row.expires));
+        self.scales.push(row.scale);
+        self.codes.extend_from_slice(row.codes);
+    }
+
+    fn replace(&mut self, i: usize, row: Row<'_>) {
+        let dim = row.codes.len();
+        self.rows[i] = (row.id, row.expires);
+        self.scales[i] = row.scale;
+        self.codes[i * dim..(i + 1) * dim].copy_from_slice(row.codes);
+    }
+
+    fn truncate(&mut self, len: usize, dim: usize) {
+        self.rows.truncate(len);
+        self.scales.truncate(len);
+        self.codes.truncate(len * dim);
+    }
+}
+
+/// Keeps the room that was reserved: the copy is made to be added to.
+impl Clone for Block {
+    fn clone(&self) -> Self {
+        let mut copy = Self {
+            rows: Vec::with_capacity(self.rows.capacity()),
+            scales: Vec::with_capacity(self.scales.capacity()),
+            codes: Vec::with_capacity(self.codes.capacity()),
+        };
+        copy.rows.extend_from_slice(&self.rows);
+        copy.scales.extend_from_slice(&self.scales);
+        copy.codes.extend_from_slice(&self.codes);
+        copy
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn row(n: u16) -> Row {
-        let mut key = [0; 32];
-        key[..2].copy_from_slice(&n.to_le_bytes());
-        let angle = f32::from(n);
-        Row { key: EntryKey::from_bytes(key), expires: UnixMillis(u64::MAX), vector: [angle.cos(), angle.sin()].into() }
-    }
-
-    fn keys(rows: &Rows) -> Vec<EntryKey> {
-        rows.iter().map(|row| row.key).collect()
-    }
-
-    fn assert_whole(rows: &Rows) {
-        for (i, chunk) in rows.chunks().iter().enumerate() {
-            assert!(!chunk.rows.is_empty());
-            assert!(i + 1 == rows.chunks().len() || chunk.rows.len() == CHUNK_ROWS);
-            assert_eq!(chunk.scales.len(), chunk.rows.len());
-            for (row, codes) in chunk.rows.iter().zip(chunk.codes.chunks_exact(2)) {
-                let mut expected = [0; 2];
-                quantise(&row.vector, &mut expected);
-                assert_eq!(codes, expected);
-            }
-        }
-    }
-
-    #[test]
-    fn a_snapshot_stays_as_it_was() {
-        let mut rows = Rows::default();
-        (0..300).for_each(|n| {
-            rows.push(row(n));
-        });
-        let snapshot = rows.clone();
-        rows.swap_remove(3);
-        rows.replace(0, row(999));
-        assert_eq!(keys(&snapshot), (0..300).map(|n| row(n).key).collect::<Vec<_>>());
-        assert_eq!(rows.len(), 299);
-        assert_whole(&rows);
-    }
-
-    proptest! {
-        #[test]
-        fn rows_behave_as_a_plain_list_with_swap_remove(changes in prop::collection::vec(any::<(u8, u16)>(), 0..900)) {
-            let (mut rows, mut list) = (Rows::default(), Vec::new());
-            for (n, (kind, pick)) in changes.into_iter().enumerate() {
-                let new = row(n as u16);
-                let position = if list.is_empty() { 0 } else { usize::from(pick) % list.len() };
-                match kind % 8 {
-                    0 if !list.is_empty() => {
-                        let moved = rows.swap_remove(position);
-                        list.swap_remove(position);
-                        prop_assert_eq!(moved, list.get(position).copied());
-                    }
-                    1 if !list.is_empty() => {
-                        rows.replace(position, new.clone());
-                        list[position] = new.key;
-                    }
-                    _ => {
-                        prop_assert_eq!(rows.push(new.clone()), list.len());
-                        list.push(new.key);
-                    }
-                }
-            }
-            prop_assert_eq!(keys(&rows), list);
-            assert_whole(&rows);
-        }
-    }
-}
+mod tests;

@@ -1,189 +1,118 @@
-//! The search of one scope: an 8-bit scan of all rows, then exact f32 cosines of those that may be among the best.
+//! The search of one scope in memory: which rows may be among the best, and how good each can be at most.
+//!
+//! Up to [`EXACT_CODES`], the codes of all rows are compared. Above it, those of the rows that their sketches leave
+//! ([`super::sieve`]).
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 
-use super::kernels::{dot_f32, dots_i8};
-use super::quantise::{Bound, quantise};
-use super::rows::{Row, Rows};
-use crate::store::vector::Match;
-use crate::types::{Similarity, UnixMillis};
+use super::best::{Best, Ordered};
+use super::kernels::dots_i8;
+use super::quantise::{Bound, Quantised, quantise};
+use super::rotate::Rotation;
+use super::rows::Rows;
+use super::{sieve, sketch};
+use crate::types::UnixMillis;
 
-/// The `k` live rows with the highest f32 dot product with `query` (a unit vector of the rows' dimension), best first.
+/// Codes (rows times dimension) that are all compared: about 0.15 ms' work, and 10,922 rows of 384 values.
+pub const EXACT_CODES: usize = 4 << 20;
+
+/// A rotated query, as rows are kept.
+pub struct Query {
+    pub rotated: Vec<f32>,
+    pub quantised: Quantised,
+    pub bound: Bound,
+}
+
+impl Query {
+    /// Of a unit vector of the rotation's dimension.
+    pub fn new(rotation: &Rotation, vector: &[f32]) -> Self {
+        let rotated = rotation.apply(vector);
+        let mut codes = vec![0; rotated.len()].into_boxed_slice();
+        let scale = quantise(&rotated, &mut codes);
+        let bound = Bound::new(scale, rotated.len());
+        Self { rotated, quantised: Quantised { scale, codes }, bound }
+    }
+}
+
+/// A row that may be among the best.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate {
+    pub id: i64,
+    /// Upper limit of its f32 dot product with the query.
+    pub upper: f32,
+}
+
+/// Whether a search of that many rows goes by sketches.
+pub fn is_sketched(rows: usize, dim: usize) -> bool {
+    sketch::DIMS.contains(&dim) && rows * dim > EXACT_CODES
+}
+
+/// Live rows that may be among the best `k`, those with the highest upper limit first.
 ///
-/// The result is that of a scan in f32: [`Bound`] gives, for each row, limits between which its f32 dot product lies.
-/// The k-th highest lower limit is reached by k rows, so a row whose upper limit is below it is not among the best k.
-/// The others are computed in f32, those with the highest upper limit first, until no upper limit reaches the
-/// k-th best.
-pub fn search(rows: &Rows, query: &[f32], k: usize, now: UnixMillis) -> Vec<Match> {
-    let mut best = Best::new(k.min(rows.len()));
-    if best.k == 0 {
+/// [`Bound`] gives, for each row, limits between which its f32 dot product lies. The k-th highest lower limit is
+/// reached by k rows, so a row whose upper limit is below it is not among the best k. All others are here, unless
+/// the search goes by sketches: what that may miss stands in [`super::sieve`].
+pub fn candidates(rows: &Rows, query: &Query, k: usize, now: UnixMillis) -> Vec<Candidate> {
+    let k = k.min(rows.len());
+    if k == 0 {
         return Vec::new();
     }
-    let mut candidates = candidates(rows, query, best.k, now);
-    candidates.sort_unstable_by_key(|candidate| Reverse(Ordered(candidate.upper)));
-    let mut matches = Vec::new();
-    for Candidate { upper, row } in candidates {
-        if best.floor().is_some_and(|floor| upper < floor) {
-            break;
-        }
-        let dot = dot_f32(&row.vector, query);
-        best.offer(dot);
-        matches.push((dot, row.key));
+    let mut close = Close::new(k);
+    let sketched = rows.is_sketched() && is_sketched(rows.len(), rows.dim());
+    if !sketched || !sieve::compare(rows, query, k, now, &mut close) {
+        close = Close::new(k);
+        compare_all(rows, query, now, &mut close);
     }
-    matches.sort_unstable_by_key(|&(dot, key)| (Reverse(Ordered(dot)), key));
-    matches.truncate(k);
-    matches.into_iter().map(|(dot, key)| Match { key, similarity: Similarity::from_dot(dot) }).collect()
+    close.finish()
 }
 
-struct Candidate<'a> {
-    /// Upper limit of its f32 dot product with the query.
-    upper: f32,
-    row: &'a Row,
-}
-
-/// Live rows that may be among the best `k`.
-fn candidates<'a>(rows: &'a Rows, query: &[f32], k: usize, now: UnixMillis) -> Vec<Candidate<'a>> {
-    let mut codes = vec![0; query.len()];
-    let bound = Bound::new(quantise(query, &mut codes), query.len());
-    let mut lower = Best::new(k);
-    let mut candidates = Vec::new();
+fn compare_all(rows: &Rows, query: &Query, now: UnixMillis, close: &mut Close) {
     let mut dots = Vec::new();
-    for chunk in rows.chunks() {
-        dots.resize(chunk.rows.len(), 0);
-        dots_i8(&codes, &chunk.codes, &mut dots);
-        let mut floor = lower.floor();
-        for (i, (&dot, &scale)) in dots.iter().zip(&chunk.scales).enumerate() {
-            let (estimate, margin) = (bound.estimate(scale, dot), bound.margin(scale));
-            let upper = estimate + margin;
-            if floor.is_some_and(|floor| upper < floor) || !chunk.rows[i].is_live(now) {
-                continue;
+    for block in rows.chunks().iter().flat_map(|chunk| chunk.blocks()) {
+        dots.resize(block.rows.len(), 0);
+        dots_i8(&query.quantised.codes, &block.codes, &mut dots);
+        for ((&(id, expires), &scale), &dot) in block.rows.iter().zip(&block.scales).zip(&dots) {
+            let (estimate, margin) = (query.bound.estimate(scale, dot), query.bound.margin(scale));
+            if close.may_hold(estimate + margin) && expires > now {
+                close.offer(id, estimate, margin);
             }
-            candidates.push(Candidate { upper, row: &chunk.rows[i] });
-            lower.offer(estimate - margin);
-            floor = lower.floor();
         }
     }
-    if let Some(floor) = lower.floor() {
-        candidates.retain(|candidate| candidate.upper >= floor);
-    }
-    candidates
 }
 
-/// The `k` highest of the values offered.
-struct Best {
-    k: usize,
-    values: BinaryHeap<Reverse<Ordered>>,
+/// Candidates so far, with the floor that `k` of them reach.
+pub struct Close {
+    lower: Best,
+    floor: f32,
+    candidates: Vec<Candidate>,
 }
 
-impl Best {
+impl Close {
     fn new(k: usize) -> Self {
-        Self { k, values: BinaryHeap::with_capacity(k) }
+        Self { lower: Best::new(k), floor: f32::NEG_INFINITY, candidates: Vec::new() }
     }
 
-    /// The k-th highest value, once there are k.
-    fn floor(&self) -> Option<f32> {
-        if self.values.len() < self.k { None } else { self.values.peek().map(|value| value.0.0) }
+    /// What the f32 dot products of `k` rows reach, once there are as many.
+    pub fn floor(&self) -> f32 {
+        self.floor
     }
 
-    fn offer(&mut self, value: f32) {
-        if self.values.len() < self.k {
-            self.values.push(Reverse(Ordered(value)));
-        } else if let Some(mut lowest) = self.values.peek_mut()
-            && value > lowest.0.0
-        {
-            *lowest = Reverse(Ordered(value));
-        }
+    pub fn may_hold(&self, upper: f32) -> bool {
+        upper >= self.floor
     }
-}
 
-/// f32 in its total order.
-#[derive(Debug, Clone, Copy)]
-struct Ordered(f32);
+    pub fn offer(&mut self, id: i64, estimate: f32, margin: f32) {
+        self.candidates.push(Candidate { id, upper: estimate + margin });
+        self.lower.offer(estimate - margin);
+        self.floor = self.lower.floor().unwrap_or(f32::NEG_INFINITY);
+    }
 
-impl Ord for Ordered {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.total_cmp(&other.0)
+    fn finish(mut self) -> Vec<Candidate> {
+        self.candidates.retain(|candidate| candidate.upper >= self.floor);
+        self.candidates.sort_unstable_by_key(|candidate| (Reverse(Ordered(candidate.upper)), candidate.id));
+        self.candidates
     }
 }
-
-impl PartialOrd for Ordered {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Ordered {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Ordered {}
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::vector::contract::{key, unit};
-    use std::sync::Arc;
-
-    const DIM: usize = 96;
-    const NEVER: UnixMillis = UnixMillis(u64::MAX);
-
-    /// `count` rows around `centres` directions; the smaller the spread, the harder they are to tell apart.
-    fn rows(count: u32, centres: u64, spread: f32) -> Rows {
-        let mut rows = Rows::default();
-        for n in 0..count {
-            rows.push(Row { key: key(n), expires: NEVER, vector: blend(u64::from(n) % centres, u64::from(n), spread) });
-        }
-        rows
-    }
-
-    fn blend(centre: u64, seed: u64, spread: f32) -> Arc<[f32]> {
-        let mixed: Vec<f32> =
-            unit(1 << 32 | centre, DIM).iter().zip(&*unit(seed, DIM)).map(|(x, y)| x + spread * y).collect();
-        let length = dot_f32(&mixed, &mixed).sqrt();
-        mixed.iter().map(|x| x / length).collect()
-    }
-
-    /// The plain scan in f32.
-    fn reference(rows: &Rows, query: &[f32], k: usize) -> Vec<Match> {
-        let mut all: Vec<_> = rows.iter().map(|row| (dot_f32(&row.vector, query), row.key)).collect();
-        all.sort_by_key(|&(dot, key)| (Reverse(Ordered(dot)), key));
-        all.into_iter().take(k).map(|(dot, key)| Match { key, similarity: Similarity::from_dot(dot) }).collect()
-    }
-
-    #[test]
-    fn the_result_is_that_of_a_scan_in_f32() {
-        for (centres, spread) in [(1, 1e-4), (1, 0.01), (5, 0.1), (20, 0.5), (1500, 1.0)] {
-            let rows = rows(1500, centres, spread);
-            for query in 0..20 {
-                let query = blend(query % centres, 1 << 40 | query, spread);
-                for k in [1, 8, 100, 1500, 2000] {
-                    assert_eq!(search(&rows, &query, k, UnixMillis(0)), reference(&rows, &query, k), "{centres} {k}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn few_rows_are_computed_in_f32() {
-        let rows = rows(20_000, 2_000, 0.5);
-        let query = blend(7, 1 << 40, 0.5);
-        let candidates = candidates(&rows, &query, 8, UnixMillis(0));
-        assert!(candidates.len() < 100, "{} candidates", candidates.len());
-    }
-
-    #[test]
-    fn expired_rows_push_no_live_one_out() {
-        let mut rows = rows(10, 1, 0.1);
-        for n in 10..20 {
-            rows.push(Row { key: key(n), expires: UnixMillis(5), vector: unit(1 << 32, DIM) });
-        }
-        let query = unit(1 << 32, DIM);
-        let found = search(&rows, &query, 3, UnixMillis(5));
-        assert_eq!(found.len(), 3);
-        assert!(found.iter().all(|m| (0..10).any(|n| key(n) == m.key)), "{found:?}");
-        assert!(search(&rows, &query, 3, UnixMillis(4)).iter().all(|m| (10..20).any(|n| key(n) == m.key)));
-    }
-}
+mod tests;

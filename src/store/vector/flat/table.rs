@@ -1,11 +1,12 @@
-//! The rows on disk: plain SQL over the shared SQLite file. Tags and documents live here only; memory has no need of
-//! them.
+//! The rows on disk: plain SQL over the shared SQLite file. Tags, documents and keys live here only, and the vectors as they
+//! came; memory has no need of them.
 
-use futures::TryStreamExt;
+use futures::{Stream, StreamExt};
+use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection, SqlitePool};
+use std::fmt::Write as _;
 use std::sync::Arc;
 
-use super::rows::Row;
 use crate::store::vector::{Point, document_id, owner_text};
 use crate::types::{EntryKey, Owner, Result, ScopeId, UnixMillis};
 
@@ -13,8 +14,12 @@ use crate::types::{EntryKey, Owner, Result, ScopeId, UnixMillis};
 ///
 /// A space is one embedding model and dimension; vectors of different spaces are never compared. A vector is its
 /// values as little-endian f32, so that reading it is a copy.
+///
+/// Since version 2 an id is never given twice: a row that is written anew gets a new one. Blocks ([`super::blocks`]) hold
+/// what memory needs of many rows together; `vector_blocks_gone` lists rows of blocks that are no longer there.
 pub const COMPONENT: &str = "vectors";
-pub const SCHEMA: &[&str] = &["
+pub const SCHEMA: &[&str] = &[
+    "
     CREATE TABLE vector_spaces (
         id INTEGER PRIMARY KEY, model TEXT NOT NULL, dim INTEGER NOT NULL, UNIQUE (model, dim)
     ) STRICT;
@@ -34,7 +39,39 @@ pub const SCHEMA: &[&str] = &["
     CREATE TRIGGER vector_points_replaced AFTER UPDATE ON vector_points BEGIN
         DELETE FROM vector_labels WHERE point = old.id;
     END;
-"];
+",
+    "
+    DROP TRIGGER vector_points_deleted;
+    DROP TRIGGER vector_points_replaced;
+    DROP INDEX vector_points_expires;
+    ALTER TABLE vector_points RENAME TO vector_points_1;
+    CREATE TABLE vector_points (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, space INTEGER NOT NULL, key BLOB NOT NULL, scope BLOB NOT NULL,
+        owner TEXT NOT NULL, expires INTEGER NOT NULL, vector BLOB NOT NULL, UNIQUE (key, space)
+    ) STRICT;
+    INSERT INTO vector_points SELECT id, space, key, scope, owner, expires, vector FROM vector_points_1;
+    DROP TABLE vector_points_1;
+    CREATE INDEX vector_points_expires ON vector_points (expires);
+    CREATE TABLE vector_blocks (
+        space INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, format INTEGER NOT NULL,
+        rows BLOB NOT NULL, PRIMARY KEY (space, first)
+    ) STRICT;
+    CREATE INDEX vector_blocks_last ON vector_blocks (space, last);
+    CREATE TABLE vector_blocks_gone (
+        space INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (space, id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TRIGGER vector_points_deleted AFTER DELETE ON vector_points BEGIN
+        DELETE FROM vector_labels WHERE point = old.id;
+        INSERT OR IGNORE INTO vector_blocks_gone SELECT old.space, old.id
+            WHERE old.id <= (SELECT max(last) FROM vector_blocks WHERE space = old.space);
+    END;
+    CREATE TRIGGER vector_points_changed AFTER UPDATE ON vector_points BEGIN
+        DELETE FROM vector_labels WHERE point = old.id;
+        INSERT OR IGNORE INTO vector_blocks_gone SELECT old.space, old.id
+            WHERE old.id <= (SELECT max(last) FROM vector_blocks WHERE space = old.space);
+    END;
+",
+];
 
 /// What a label of a point is. The numbers are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,9 +83,19 @@ pub enum Label {
 /// A deleted row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gone {
-    pub key: EntryKey,
+    pub id: i64,
     pub space: i64,
+    pub scope: ScopeId,
     pub expires: UnixMillis,
+}
+
+/// A stored row.
+#[derive(Debug)]
+pub struct Stored {
+    pub id: i64,
+    pub scope: ScopeId,
+    pub expires: UnixMillis,
+    pub vector: Arc<[f32]>,
 }
 
 /// The id of a model's space, which is made when it is not there, and how many rows other spaces hold.
@@ -62,36 +109,50 @@ pub async fn space(connection: &mut SqliteConnection, model: &str, dim: i64) -> 
     Ok((id, others.unsigned_abs()))
 }
 
-/// Hands every live row of a space to `each`. Gives the number of rows that do not decode; they are left out.
-pub async fn load(
+/// The rows of a space that are live and whose ids are above `after`, lowest id first; `None` for one that does not decode.
+pub fn above(
     pool: &SqlitePool,
     space: i64,
     dim: usize,
+    after: i64,
     now: UnixMillis,
-    mut each: impl FnMut(ScopeId, Row),
-) -> Result<u64> {
-    let sql = "SELECT key, scope, expires, vector FROM vector_points WHERE space = $1 AND expires > $2";
-    let mut rows = sqlx::query(sql).bind(space).bind(to_stored(now)).fetch(pool);
-    let mut broken = 0;
-    while let Some(row) = rows.try_next().await? {
-        let (key, scope, vector) = (row.try_get::<&[u8], _>(0)?, row.try_get::<&[u8], _>(1)?, row.try_get(3)?);
-        match (key.try_into(), scope.try_into(), decode(vector, dim)) {
-            (Ok(key), Ok(scope), Some(vector)) => {
-                let key = EntryKey::from_bytes(key);
-                each(ScopeId::from_bytes(scope), Row { key, expires: from_stored(row.try_get(2)?), vector });
-            }
-            _ => broken += 1,
-        }
-    }
-    Ok(broken)
+) -> impl Stream<Item = Result<Option<Stored>>> {
+    let sql = "SELECT id, scope, expires, vector FROM vector_points
+        WHERE id > $1 AND space = $2 AND +expires > $3 ORDER BY id";
+    let rows = sqlx::query(sql).bind(after).bind(space).bind(to_stored(now)).fetch(pool);
+    rows.map(move |row| {
+        let row = row?;
+        let (scope, vector) = (row.try_get::<&[u8], _>(1)?.try_into(), decode(row.try_get(3)?, dim));
+        let (Ok(scope), Some(vector)) = (scope, vector) else { return Ok(None) };
+        let (id, expires) = (row.try_get(0)?, from_stored(row.try_get(2)?));
+        Ok(Some(Stored { id, scope: ScopeId::from_bytes(scope), expires, vector }))
+    })
 }
 
-/// Writes a point, in place of one with the same key; the labels of that one go with it (by trigger).
-pub async fn insert(connection: &mut SqliteConnection, space: i64, point: &Point) -> Result<()> {
+/// Id, key and vector of those of the rows that are there.
+pub async fn by_ids(pool: &SqlitePool, ids: &[i64]) -> Result<Vec<SqliteRow>> {
+    let sql = "SELECT id, key, vector FROM vector_points WHERE id IN (SELECT value FROM json_each($1))";
+    let ids = format!("[{}]", joined(ids.iter(), ","));
+    Ok(sqlx::query(sql).bind(ids).fetch_all(pool).await?)
+}
+
+/// Writes points with different keys, each in place of a row with its key; the labels of that one go with it (by
+/// trigger). Gives their ids, in order, each above all that were given before, and the rows that made place.
+pub async fn insert(connection: &mut SqliteConnection, space: i64, points: &[&Point]) -> Result<(Vec<i64>, Vec<Gone>)> {
+    let keys = format!("[\"{}\"]", joined(points.iter().map(|point| point.key), "\",\""));
+    let sql = "DELETE FROM vector_points WHERE space = $1 AND key IN (SELECT unhex(value) FROM json_each($2))
+        RETURNING id, space, scope, expires";
+    let replaced = gone(sqlx::query(sql).bind(space).bind(keys).fetch_all(&mut *connection).await?)?;
+    let mut ids = Vec::with_capacity(points.len());
+    for point in points {
+        ids.push(insert_one(connection, space, point).await?);
+    }
+    Ok((ids, replaced))
+}
+
+async fn insert_one(connection: &mut SqliteConnection, space: i64, point: &Point) -> Result<i64> {
     let owner = owner_text(&point.owner);
     let sql = "INSERT INTO vector_points (space, key, scope, owner, expires, vector) VALUES ($1, $2, $3, $4, $5, $6)
-        ON CONFLICT (key, space) DO UPDATE SET
-            scope = excluded.scope, owner = excluded.owner, expires = excluded.expires, vector = excluded.vector
         RETURNING id";
     let id: i64 = sqlx::query(sql)
         .bind(space)
@@ -110,12 +171,12 @@ pub async fn insert(connection: &mut SqliteConnection, space: i64, point: &Point
             "INSERT INTO vector_labels (owner, kind, label, point) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
         sqlx::query(sql).bind(&owner).bind(kind as i64).bind(label).bind(id).execute(&mut *connection).await?;
     }
-    Ok(())
+    Ok(id)
 }
 
 /// Deletes a key's rows, in all spaces: an answer that must go must not come back with an earlier model.
 pub async fn delete(connection: &mut SqliteConnection, key: &EntryKey) -> Result<Vec<Gone>> {
-    let sql = "DELETE FROM vector_points WHERE key = $1 RETURNING key, space, expires";
+    let sql = "DELETE FROM vector_points WHERE key = $1 RETURNING id, space, scope, expires";
     gone(sqlx::query(sql).bind(&key.as_bytes()[..]).fetch_all(connection).await?)
 }
 
@@ -128,7 +189,7 @@ pub async fn delete_labelled(
 ) -> Result<Vec<Gone>> {
     let sql = "DELETE FROM vector_points
         WHERE id IN (SELECT point FROM vector_labels WHERE owner = $1 AND kind = $2 AND label = $3)
-        RETURNING key, space, expires";
+        RETURNING id, space, scope, expires";
     let query = sqlx::query(sql).bind(owner_text(owner)).bind(kind as i64).bind(label);
     gone(query.fetch_all(connection).await?)
 }
@@ -136,20 +197,32 @@ pub async fn delete_labelled(
 /// Deletes up to `limit` expired rows, in all spaces.
 pub async fn delete_expired(connection: &mut SqliteConnection, now: UnixMillis, limit: i64) -> Result<Vec<Gone>> {
     let sql = "DELETE FROM vector_points
-        WHERE id IN (SELECT id FROM vector_points WHERE expires <= $1 LIMIT $2) RETURNING key, space, expires";
+        WHERE id IN (SELECT id FROM vector_points WHERE expires <= $1 LIMIT $2) RETURNING id, space, scope, expires";
     gone(sqlx::query(sql).bind(to_stored(now)).bind(limit).fetch_all(connection).await?)
 }
 
-fn gone(rows: Vec<sqlx::sqlite::SqliteRow>) -> Result<Vec<Gone>> {
+fn gone(rows: Vec<SqliteRow>) -> Result<Vec<Gone>> {
     let mut gone = Vec::with_capacity(rows.len());
     for row in rows {
-        // A row whose key does not decode was never loaded.
-        if let Ok(key) = row.try_get::<&[u8], _>(0)?.try_into() {
-            let (space, expires) = (row.try_get(1)?, from_stored(row.try_get(2)?));
-            gone.push(Gone { key: EntryKey::from_bytes(key), space, expires });
+        // A row whose scope does not decode was never loaded.
+        if let Ok(scope) = row.try_get::<&[u8], _>(2)?.try_into() {
+            let (id, space, expires) = (row.try_get(0)?, row.try_get(1)?, from_stored(row.try_get(3)?));
+            gone.push(Gone { id, space, scope: ScopeId::from_bytes(scope), expires });
         }
     }
     Ok(gone)
+}
+
+fn joined(values: impl Iterator<Item = impl std::fmt::Display>, between: &str) -> String {
+    let mut text = String::new();
+    for value in values {
+        if !text.is_empty() {
+            text.push_str(between);
+        }
+        // Writing to a string does not fail.
+        let _ = write!(text, "{value}");
+    }
+    text
 }
 
 fn encode(vector: &[f32]) -> Vec<u8> {
@@ -157,7 +230,7 @@ fn encode(vector: &[f32]) -> Vec<u8> {
 }
 
 /// `None` when it is not `dim` finite values.
-fn decode(bytes: &[u8], dim: usize) -> Option<Arc<[f32]>> {
+pub fn decode(bytes: &[u8], dim: usize) -> Option<Arc<[f32]>> {
     let (values, rest) = bytes.as_chunks::<4>();
     if values.len() != dim || !rest.is_empty() {
         return None;
@@ -167,11 +240,11 @@ fn decode(bytes: &[u8], dim: usize) -> Option<Arc<[f32]>> {
 }
 
 /// SQLite's integers are signed; a time past its range is one that never comes.
-fn to_stored(time: UnixMillis) -> i64 {
+pub fn to_stored(time: UnixMillis) -> i64 {
     i64::try_from(time.0).unwrap_or(i64::MAX)
 }
 
-fn from_stored(time: i64) -> UnixMillis {
+pub fn from_stored(time: i64) -> UnixMillis {
     UnixMillis(u64::try_from(time).unwrap_or(0))
 }
 

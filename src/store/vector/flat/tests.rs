@@ -102,8 +102,16 @@ async fn expired_rows_are_swept_from_file_and_memory() {
     let folder = tempfile::tempdir().unwrap();
     let sqlite = Sqlite::open(folder.path()).await.unwrap();
     sqlite.migrate(table::COMPONENT, table::SCHEMA).await.unwrap();
-    let mut writer = Writer { sqlite: Arc::clone(&sqlite), space: 1, index: IndexWriter::new() };
-    let points = (0..1500).map(|n| Point { expires: UnixMillis(5), ..point(n, 1) }).chain([point(9_999, 1)]).collect();
+    let mut writer = Writer {
+        sqlite: Arc::clone(&sqlite),
+        space: 1,
+        index: IndexWriter::new(DIM, HashMap::new()),
+        originals: Arc::new(Originals::new(Arc::clone(&sqlite), DIM)),
+        packer: packer::Packer::new(1, DIM, Vec::new()),
+    };
+    let rotation = Rotation::new(DIM);
+    let points = (0..1500).map(|n| Point { expires: UnixMillis(5), ..point(n, 1) }).chain([point(9_999, 1)]);
+    let points = points.map(|point| (point.clone(), Quantised::new(&rotation, &point.vector))).collect();
     let (reply, outcome) = oneshot::channel();
     writer.commit(vec![Request { change: Change::Upsert(points), reply }]).await;
     assert_eq!(outcome.await.unwrap().unwrap(), 0);
@@ -146,23 +154,98 @@ async fn a_closed_store_says_so() {
     sqlite.close().await;
 }
 
-/// Enough rows that the search leaves the caller's thread.
+/// Enough rows that the search goes by sketches.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_large_scope_is_searched_exactly_too() {
-    let mut index = IndexWriter::new();
+async fn a_large_scope_is_searched_too_and_opens_from_its_blocks() {
     let dim = 512;
-    let vectors: Vec<_> = (0..64).map(|n| unit(n, dim)).collect();
-    for n in 0..20_000u32 {
-        let vector = Arc::clone(&vectors[n as usize % vectors.len()]);
-        index.insert(scope(1), rows::Row { key: key(n), expires: UnixMillis(u64::MAX), vector });
-    }
-    index.insert(scope(1), rows::Row { key: key(77_777), expires: UnixMillis(u64::MAX), vector: unit(777, dim) });
+    let count = (scan::EXACT_CODES / dim) as u32 + 1500;
     let folder = tempfile::tempdir().unwrap();
-    let (sqlite, flat) = open(folder.path(), "model").await;
-    let flat = Flat { dim, index: Arc::clone(index.index()), ..flat };
-    assert!(flat.index.rows(&scope(1)).unwrap().len() * dim > INLINE_CODES);
-    let found = flat.search(&scope(1), &unit(777, dim), 2).await.unwrap();
-    assert_eq!(found[0].key, key(77_777));
-    assert!((found[0].similarity.get() - 1.0).abs() < 1e-5 && found[1].similarity.get() < 0.3, "{found:?}");
+    let sqlite = Sqlite::open(folder.path()).await.unwrap();
+    let flat = Flat::open(Arc::clone(&sqlite), "model", dim).await.unwrap();
+    let at = |n: u32| Point { vector: unit(u64::from(n), dim), ..point(n, 1) };
+    flat.upsert((0..count).map(at).collect()).await.unwrap();
+    flat.delete(&(0..100).map(key).collect::<Vec<_>>()).await.unwrap();
+    flat.upsert(vec![at(500), Point { scope: scope(2), ..at(501) }]).await.unwrap();
+    let check = async |flat: &Flat| {
+        assert_eq!(flat.count(None).await.unwrap(), u64::from(count) - 100);
+        for n in (100..count).step_by(97) {
+            let found = flat.search(&scope(1), &unit(u64::from(n), dim), 4).await.unwrap();
+            assert_eq!((found.len(), found[0].key), (4, key(n)));
+            assert!((found[0].similarity.get() - 1.0).abs() < 1e-5 && found[1].similarity.get() < 0.6, "{found:?}");
+        }
+        let gone = flat.search(&scope(1), &unit(50, dim), 4).await.unwrap();
+        assert!(gone.len() == 4 && gone[0].similarity.get() < 0.6, "{gone:?}");
+        assert_eq!(flat.search(&scope(2), &unit(501, dim), 4).await.unwrap()[0].key, key(501));
+        let all = flat.search(&scope(1), &unit(1, dim), usize::MAX).await.unwrap();
+        assert_eq!(all.len(), count as usize - 101, "there are as many results as live rows");
+    };
+    check(&flat).await;
+    close((Arc::clone(&sqlite), flat)).await;
+    let sqlite = Sqlite::open(folder.path()).await.unwrap();
+    let packed = sqlx::query("SELECT 1 FROM vector_blocks").fetch_all(sqlite.reader()).await.unwrap();
+    assert_eq!(packed.len(), count as usize / blocks::ROWS);
+    let flat = Flat::open(Arc::clone(&sqlite), "model", dim).await.unwrap();
+    check(&flat).await;
+    close((sqlite, flat)).await;
+}
+
+/// A row that was deleted, replaced or damaged after it went into a block is not brought back by the block.
+#[tokio::test]
+async fn blocks_and_rows_cannot_disagree_after_a_crash() {
+    let (folder, left) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let running = open(folder.path(), "model").await;
+    let count = 2 * blocks::ROWS as u32 + 100;
+    running.1.upsert((0..count).map(|n| point(n, 1)).collect()).await.unwrap();
+    running.1.delete(&[key(3), key(count - 1)]).await.unwrap();
+    running.1.upsert(vec![Point { vector: unit(1 << 40, DIM), ..point(5, 2) }]).await.unwrap();
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), left.path().join(file.file_name())).unwrap();
+    }
+    close(running).await;
+    let (sqlite, flat) = open(left.path(), "model").await;
+    assert_eq!(flat.count(Some(&scope(1))).await.unwrap(), u64::from(count) - 3);
+    assert_eq!(flat.search(&scope(2), &unit(1 << 40, DIM), 1).await.unwrap()[0].similarity.get(), 1.0);
+    for n in [3, 5, count - 1] {
+        assert_ne!(flat.search(&scope(1), &unit(u64::from(n), DIM), 1).await.unwrap()[0].key, key(n));
+    }
+    // And a damaged block is made again.
+    let damage = "UPDATE vector_blocks SET rows = x'00' WHERE first = (SELECT max(first) FROM vector_blocks)";
+    sqlite.write(move |c| Box::pin(async move { Ok(sqlx::query(damage).execute(c).await?) })).await.unwrap();
+    close((sqlite, flat)).await;
+    let (sqlite, flat) = open(left.path(), "model").await;
+    assert_eq!(flat.count(None).await.unwrap(), u64::from(count) - 2);
+    assert_eq!(flat.search(&scope(1), &unit(7, DIM), 1).await.unwrap()[0].key, key(7));
+    close((sqlite, flat)).await;
+}
+
+/// The first version of the tables had no blocks, and gave ids anew.
+#[tokio::test]
+async fn rows_of_the_first_version_are_taken_over_with_their_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = Sqlite::open(folder.path()).await.unwrap();
+    sqlite.migrate(table::COMPONENT, &table::SCHEMA[..1]).await.unwrap();
+    let sql = "INSERT INTO vector_spaces VALUES (1, 'model', 48);
+        INSERT INTO vector_labels VALUES ('acme support', 0, 'a', 7)";
+    let row = "INSERT INTO vector_points VALUES (7, 1, $1, $2, 'acme support', 9000000000000, $3)";
+    let (key, scope_id) = (key(1), scope(1));
+    let vector: Vec<u8> = unit(1, DIM).iter().flat_map(|x| x.to_le_bytes()).collect();
+    let old = sqlite.write(move |c| {
+        Box::pin(async move {
+            sqlx::raw_sql(sql).execute(&mut *c).await?;
+            Ok(sqlx::query(row)
+                .bind(&key.as_bytes()[..])
+                .bind(&scope_id.as_bytes()[..])
+                .bind(vector)
+                .execute(c)
+                .await?)
+        })
+    });
+    old.await.unwrap();
+    let flat = Flat::open(Arc::clone(&sqlite), "model", DIM).await.unwrap();
+    assert_eq!(flat.search(&scope(1), &unit(1, DIM), 1).await.unwrap()[0].key, key);
+    flat.upsert(vec![point(2, 1)]).await.unwrap();
+    assert_eq!(flat.delete_by_tag(&owner("acme", "support"), &tag("a")).await.unwrap(), 1);
+    assert_eq!(flat.count(None).await.unwrap(), 1);
     close((sqlite, flat)).await;
 }
