@@ -43,7 +43,9 @@ struct State {
 
 /// A borrowed closure without its lifetime. [`Team::run`] does not return before all helpers are done with it.
 #[derive(Clone, Copy)]
-struct Work(*const (dyn Fn(usize, &Barrier) + Sync));
+struct Work(*const Closure<'static>);
+
+type Closure<'a> = dyn Fn(usize, &Barrier) + Sync + 'a;
 
 // SAFETY: the closure is `Sync`, and lives as long as it is shared (see `Work`).
 unsafe impl Send for Work {}
@@ -73,13 +75,13 @@ impl Team {
 
     /// Calls `work` with every rank from 0 (the caller's) to `size() - 1`, at the same time; returns when all have returned.
     /// A panic in any of them frees those that wait at the barrier, and goes on here. One call at a time.
-    pub fn run(&mut self, work: &(dyn Fn(usize, &Barrier) + Sync)) {
+    pub fn run(&mut self, work: &Closure) {
         let shared = &*self.shared;
         shared.barrier.reset();
         if !self.helpers.is_empty() {
             // SAFETY: only the lifetime goes. This function waits below until no helper uses the closure any more,
             // whether it panics or not.
-            let work = Work(unsafe { std::mem::transmute::<*const (dyn Fn(usize, &Barrier) + Sync), _>(work) });
+            let work = Work(unsafe { std::mem::transmute::<*const Closure<'_>, *const Closure<'static>>(work) });
             shared.working.store(self.helpers.len(), Ordering::Relaxed);
             let mut state = shared.state.lock();
             state.work = Some(work);
