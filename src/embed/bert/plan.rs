@@ -36,6 +36,7 @@ pub struct Plan {
     groups: Vec<Group>,
     used: usize,
     order: Vec<usize>,
+    loads: Vec<usize>,
 }
 
 impl Plan {
@@ -56,10 +57,22 @@ impl Plan {
         // As many groups as threads can take in turns, so that all end at about the same time.
         let turns = each.div_ceil(GROUP).max(1);
         self.divide(batch, turns * threads);
-        let busiest = self.groups().first().map_or(0, |group| group.tokens * turns);
+        let busiest = self.busiest(threads);
         if threads > 1 && (each < APART || busiest as f32 > each as f32 * IMBALANCE) {
             self.divide(batch, 1);
         }
+    }
+
+    /// Tokens of the thread with most to do, when each takes the next group as soon as it is free.
+    fn busiest(&mut self, threads: usize) -> usize {
+        self.loads.clear();
+        self.loads.resize(threads, 0);
+        for group in &self.groups[..self.used] {
+            if let Some(least) = self.loads.iter_mut().min() {
+                *least += group.tokens;
+            }
+        }
+        self.loads.iter().copied().max().unwrap_or(0)
     }
 
     /// The longest sequences first, each to the group that has least.
@@ -111,6 +124,8 @@ mod tests {
         assert_eq!(plan(&[50, 50], 2).groups().len(), 2);
         assert_eq!(plan(&[16; 32], 2).groups().len(), 8);
         assert_eq!(plan(&[16; 32], 1).groups().len(), 8);
+        assert_eq!(plan(&[128; 4], 2).groups().len(), 4, "long texts are groups of their own");
+        assert_eq!(plan(&[237, 200, 150, 90, 40, 40, 30], 2).groups().len(), 7);
     }
 
     proptest! {
