@@ -9,7 +9,6 @@
 //!
 //! Blocks of another format are dropped, and made again from the rows.
 
-use futures::TryStreamExt;
 use sqlx::{Row as _, SqliteConnection, SqlitePool};
 use std::collections::HashSet;
 
@@ -22,6 +21,9 @@ const FORMAT: i64 = 1;
 
 /// Rows in a block: about 450 KB at 384 values.
 pub const ROWS: usize = 1024;
+
+/// Blocks read at once.
+const AT_ONCE: i64 = 4;
 
 /// A block as it stands in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,28 +104,34 @@ pub async fn load(
     mut each: impl FnMut(ScopeId, Row<'_>),
 ) -> Result<Option<Vec<Extent>>> {
     let gone = gone(pool, space, i64::MIN, i64::MAX).await?;
-    let sql = "SELECT first, last, rows FROM vector_blocks WHERE space = $1 ORDER BY first";
-    let mut blocks = sqlx::query(sql).bind(space).fetch(pool);
+    let sql = "SELECT first, last, rows FROM vector_blocks WHERE space = $1 AND first > $2 ORDER BY first LIMIT $3";
     let mut extents: Vec<Extent> = Vec::new();
-    while let Some(block) = blocks.try_next().await? {
-        let (first, last) = (block.try_get(0)?, block.try_get(1)?);
-        let mut extent = Extent { first, last, rows: 0, gone: 0 };
-        let mut ordered = extents.last().is_none_or(|before| before.last < first);
-        let decoded = decode(block.try_get(2)?, dim, |scope, row| {
-            extent.rows += 1;
-            ordered &= (first..=last).contains(&row.id);
-            if gone.contains(&row.id) {
-                extent.gone += 1;
-            } else if ordered {
-                each(scope, row);
-            }
-        });
-        if !decoded || !ordered {
-            return Ok(None);
+    loop {
+        // One stream of all would read many ahead, megabytes of them.
+        let before = extents.last().map_or(i64::MIN, |extent| extent.first);
+        let blocks = sqlx::query(sql).bind(space).bind(before).bind(AT_ONCE).fetch_all(pool).await?;
+        if blocks.is_empty() {
+            return Ok(Some(extents));
         }
-        extents.push(extent);
+        for block in blocks {
+            let (first, last) = (block.try_get(0)?, block.try_get(1)?);
+            let mut extent = Extent { first, last, rows: 0, gone: 0 };
+            let mut ordered = extents.last().is_none_or(|before| before.last < first);
+            let decoded = decode(block.try_get(2)?, dim, |scope, row| {
+                extent.rows += 1;
+                ordered &= (first..=last).contains(&row.id);
+                if gone.contains(&row.id) {
+                    extent.gone += 1;
+                } else if ordered {
+                    each(scope, row);
+                }
+            });
+            if !decoded || !ordered {
+                return Ok(None);
+            }
+            extents.push(extent);
+        }
     }
-    Ok(Some(extents))
 }
 
 /// Writes a new block, of encoded rows whose ids go from `first` to `last`.
@@ -166,7 +174,9 @@ pub async fn rewrite(
     }
     let sql = "DELETE FROM vector_blocks WHERE space = $1 AND first BETWEEN $2 AND $3";
     sqlx::query(sql).bind(space).bind(first).bind(last).execute(&mut *connection).await?;
-    let sql = "DELETE FROM vector_blocks_gone WHERE space = $1 AND id BETWEEN $2 AND $3";
+    // Also those between the blocks: rows that expired before they could get into one.
+    let sql = "DELETE FROM vector_blocks_gone WHERE space = $1 AND id <= $3
+        AND id > (SELECT coalesce(max(last), 0) FROM vector_blocks WHERE space = $1 AND last < $2)";
     sqlx::query(sql).bind(space).bind(first).bind(last).execute(&mut *connection).await?;
     if count == 0 {
         return Ok((last, None));

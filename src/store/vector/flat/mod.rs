@@ -60,7 +60,8 @@ const MAX_DIM: usize = 65_536;
 const INLINE_BYTES: usize = 8 << 20;
 /// Vectors that are rounded to codes before others get their turn, some 0.1 ms' work.
 const QUANTISED: usize = 32;
-/// Rows may go while a search runs. It starts again when it found fewer than there are, so often at most.
+/// A row may be replaced or go while a search runs. A search that saw one which is no longer in the file starts again,
+/// so often at most.
 const ATTEMPTS: usize = 4;
 /// Changes waiting for the writer; beyond it callers wait, and are refused after [`QUEUE_WAIT`].
 const QUEUE: usize = 1024;
@@ -176,9 +177,11 @@ impl VectorStore for Flat {
             let candidates = self.candidates(rows, vector, k).await?;
             let settled = self.originals.settle(&candidates, vector, k).await?;
             matches = settled.matches;
-            if !settled.missing || matches.len() >= k {
+            if !settled.missing {
                 break;
             }
+            // The writer may be about to change memory as it did the file.
+            tokio::task::yield_now().await;
         }
         Ok(matches)
     }

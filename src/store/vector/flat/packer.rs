@@ -70,8 +70,8 @@ impl Packer {
         let mut ids = self.waiting.keys().take(ROWS).copied();
         let Some(first) = ids.next() else { return Ok(()) };
         let last = ids.next_back().unwrap_or(first);
-        let rows: Vec<u8> = self.waiting.range(first..=last).flat_map(|(_, row)| row).copied().collect();
-        let count = self.waiting.range(first..=last).count();
+        let rows: Vec<&[u8]> = self.waiting.range(first..=last).map(|(_, row)| row.as_slice()).collect();
+        let (count, rows) = (rows.len(), rows.concat());
         let space = self.space;
         sqlite.write(move |c| Box::pin(async move { blocks::write(c, space, first, last, &rows).await })).await?;
         self.waiting = self.waiting.split_off(&(last + 1));
