@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use reprise::config;
-use reprise::embed::{CandleEmbedder, Embedder};
+use reprise::embed::{Embedder, LocalEmbedder};
 
 use crate::test_models;
 
@@ -56,7 +56,8 @@ impl Data {
 fn embedded() -> Option<(Vec<f32>, Vec<f32>)> {
     let texts = texts()?;
     let dir = test_models::find_or_pull(MODEL)?;
-    let embedder = CandleEmbedder::load(&dir, MODEL, &config::Embedding::default()).ok()?;
+    let embedder = LocalEmbedder::load(&dir, MODEL, &config::Embedding::default()).ok()?;
+    let tenant = reprise::types::TenantId::new("bench").ok()?;
     let id: String = embedder.model().id.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
     let kept = std::env::temp_dir().join(format!("reprise-bench-{id}-{}.f32", texts.len()));
     let mut values = read(&kept).unwrap_or_default();
@@ -64,7 +65,7 @@ fn embedded() -> Option<(Vec<f32>, Vec<f32>)> {
         values.clear();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         for batch in texts.chunks(BATCH) {
-            let embeddings = runtime.block_on(embedder.embed(batch.to_vec())).unwrap();
+            let embeddings = runtime.block_on(embedder.embed(&tenant, batch.to_vec())).unwrap();
             values.extend(embeddings.iter().flat_map(|embedding| embedding.vector.iter().copied()));
         }
         write(&kept, &values);
