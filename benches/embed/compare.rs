@@ -22,6 +22,7 @@ pub fn run(contenders: &[Contender], dir: &Path, python: &Path) {
     let questions: Vec<Vec<u32>> = texts::questions(2_000).iter().map(|text| model.tokens(text).unwrap()).collect();
     let tokens: usize = questions.iter().map(Vec::len).sum();
     println!("\n{} questions of {:.1} tokens", questions.len(), tokens as f64 / questions.len() as f64);
+    agree(&mut peer, model, &questions[..BATCH]);
     for (what, text, runs) in [("short", texts::SHORT, 100), ("long", texts::LONG, 25)] {
         let ids = vec![model.tokens(text).unwrap()];
         let title = format!("one prompt of {} tokens, ms, p50", ids[0].len());
@@ -49,6 +50,15 @@ pub fn run(contenders: &[Contender], dir: &Path, python: &Path) {
     drop(peer);
     similarity(contenders);
     service::run(dir, &contenders[0].model);
+}
+
+/// A yardstick that computes something else measures nothing.
+fn agree(peer: &mut Peer, model: &reprise::embed::Model, batch: &[Vec<u32>]) {
+    let own = model.forward(&batch.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
+    for (engine, least) in [("fp32", 0.9999), ("int8", 0.98)] {
+        let worst = own.iter().zip(peer.vectors(engine, batch)).map(|(a, b)| dot(a, &b)).fold(1.0, f32::min);
+        assert!(worst >= least, "ONNX Runtime {engine} gives other vectors: cosine {worst}");
+    }
 }
 
 /// Name and median seconds of each, ONNX Runtime's fp32 first.

@@ -1,5 +1,6 @@
 //! ONNX Runtime, in a process of its own (`benches/peers/embed.py`).
 
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -35,10 +36,15 @@ impl Peer {
 
     /// GFLOP/s of a large single-precision matrix product on all cores, best of three.
     pub fn sgemm(&mut self) -> f64 {
-        self.answer(&json!({"sgemm": 3000})).into_iter().fold(0.0, f64::max)
+        self.answer::<Vec<f64>>(&json!({"sgemm": 3000})).into_iter().fold(0.0, f64::max)
     }
 
-    fn answer(&mut self, question: &Value) -> Vec<f64> {
+    /// The vectors of a batch.
+    pub fn vectors(&mut self, engine: &str, batch: &[Vec<u32>]) -> Vec<Vec<f32>> {
+        self.answer(&json!({"engine": engine, "vectors": batch}))
+    }
+
+    fn answer<T: DeserializeOwned>(&mut self, question: &Value) -> T {
         writeln!(self.ask, "{question}").unwrap();
         let mut line = String::new();
         self.answers.read_line(&mut line).unwrap();

@@ -1,10 +1,13 @@
-"""ONNX Runtime on the same weights, for `benches/embed.rs`, which starts this and asks over standard input.
+"""ONNX Runtime on the same weights, for `benches/embed`, which starts this and asks over standard input.
 
     embed.py MODEL_DIR
 
-Writes the fp32 ONNX from the safetensors file, once, beside this environment. Each line asked is JSON: {"sgemm": n}, or
-{"engine": "fp32" | "int8", "batches": [[[ids]]], "runs": n}. Each answer is a JSON list of seconds (for sgemm, of
-GFLOP/s): one per run over all batches, padded to the longest text of the batch, pooled and normalised as the service does.
+Writes the fp32 ONNX from the safetensors file into this environment, once. Each line asked is JSON:
+
+- {"engine": "fp32" | "int8", "batches": [[[ids]]], "runs": n}: answers with the seconds of each run over all batches,
+  padded to the longest text of the batch, pooled and normalised as the service does;
+- {"engine": ..., "vectors": [[ids]]}: with the vectors of one batch;
+- {"sgemm": n}: with the GFLOP/s of three products of n x n matrices.
 """
 
 import json

@@ -31,6 +31,8 @@ mod scan;
 mod sieve;
 mod sketch;
 mod table;
+#[cfg(test)]
+mod testing;
 mod writer;
 
 use async_trait::async_trait;

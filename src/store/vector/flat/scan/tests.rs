@@ -1,43 +1,15 @@
 use super::*;
 use crate::store::vector::contract::{near, unit};
-use crate::store::vector::flat::kernels::dot_f32;
-use crate::store::vector::flat::quantise::Row;
+use crate::store::vector::flat::testing::{NEVER, Set};
 use std::sync::Arc;
 
 const DIM: usize = 96;
-const NEVER: UnixMillis = UnixMillis(u64::MAX);
 
-/// Rows with the vectors they were made from; a row's id is the position of its vector.
-struct Set {
-    rotation: Rotation,
-    rows: Rows,
-    vectors: Vec<Arc<[f32]>>,
-}
-
-impl Set {
-    /// `count` rows around `centres` directions; the smaller the spread, the harder they are to tell apart.
-    fn new(count: u64, centres: u64, spread: f32) -> Self {
-        let mut set = Self { rotation: Rotation::new(DIM), rows: Rows::new(DIM), vectors: Vec::new() };
-        (0..count).for_each(|n| set.push(blend(n % centres, n, spread), NEVER));
-        set
-    }
-
-    fn push(&mut self, vector: Arc<[f32]>, expires: UnixMillis) {
-        let Quantised { scale, codes } = Quantised::new(&self.rotation, &vector);
-        self.rows.push(Row { id: self.vectors.len() as i64, expires, scale, codes: &codes });
-        self.vectors.push(vector);
-    }
-
-    fn candidates(&self, query: &[f32], k: usize, now: UnixMillis) -> Vec<Candidate> {
-        candidates(&self.rows, &Query::new(&self.rotation, query), k, now)
-    }
-
-    /// Ids by falling dot product.
-    fn reference(&self, query: &[f32]) -> Vec<(f32, i64)> {
-        let mut all: Vec<_> = (0..).zip(&self.vectors).map(|(id, v)| (dot_f32(v, query), id)).collect();
-        all.sort_by_key(|&(dot, id)| (Reverse(Ordered(dot)), id));
-        all
-    }
+/// `count` rows around `centres` directions; the smaller the spread, the harder they are to tell apart.
+fn around(count: u64, centres: u64, spread: f32) -> Set {
+    let mut set = Set::new(DIM);
+    (0..count).for_each(|n| set.push(blend(n % centres, n, spread), NEVER));
+    set
 }
 
 fn blend(centre: u64, seed: u64, spread: f32) -> Arc<[f32]> {
@@ -47,7 +19,7 @@ fn blend(centre: u64, seed: u64, spread: f32) -> Arc<[f32]> {
 #[test]
 fn the_best_of_a_small_scope_are_always_among_the_candidates() {
     for (centres, spread) in [(1, 1e-4), (1, 0.01), (5, 0.1), (20, 0.5), (1500, 1.0)] {
-        let set = Set::new(1500, centres, spread);
+        let set = around(1500, centres, spread);
         for query in 0..20 {
             let query = blend(query % centres, 1 << 40 | query, spread);
             let reference = set.reference(&query);
@@ -65,14 +37,14 @@ fn the_best_of_a_small_scope_are_always_among_the_candidates() {
 
 #[test]
 fn few_rows_are_left_for_f32() {
-    let set = Set::new(20_000, 2_000, 0.5);
+    let set = around(20_000, 2_000, 0.5);
     let found = set.candidates(&blend(7, 1 << 40, 0.5), 8, UnixMillis(0));
     assert!((8..100).contains(&found.len()), "{} candidates", found.len());
 }
 
 #[test]
 fn expired_rows_push_no_live_one_out() {
-    let mut set = Set::new(10, 1, 0.1);
+    let mut set = around(10, 1, 0.1);
     for _ in 10..20 {
         set.push(unit(1 << 32, DIM), UnixMillis(5));
     }
