@@ -9,7 +9,7 @@ use super::arena::{Activations, SCORE_ROWS, Scratch};
 use super::config::{BertConfig, Pooling};
 use super::plan::{Group, Sequence};
 use super::team::Barrier;
-use super::weights::{Linear, Norm, Weights};
+use super::weights::{BLOCK, Block, Linear, Norm, Weights};
 use crate::embed::kernels::{Kernels, LayerNorm, Onto, Panel, Product};
 
 /// Up to this many rows, half-precision weights are widened as they are multiplied; for more rows it is cheaper to widen a
@@ -39,6 +39,16 @@ impl Share<'_> {
     /// This thread's part of `count` things.
     fn of(&self, count: usize) -> Range<usize> {
         count * self.rank / self.of..count * (self.rank + 1) / self.of
+    }
+
+    /// This thread's part of `count` things, taken one by one: a thread whose core is slow, or taken from it for a while,
+    /// takes fewer. Ask once between two calls of [`Share::done`].
+    fn take(&self, count: usize) -> impl Iterator<Item = usize> {
+        let mut own = 0..count;
+        std::iter::from_fn(move || match self.of {
+            1 => own.next(),
+            _ => Some(self.barrier.take()).filter(|taken| *taken < count),
+        })
     }
 
     /// Returns when all have done their part of the step.
@@ -154,58 +164,60 @@ impl Encoder {
 
     /// This thread's panels of a linear layer.
     unsafe fn linear(&self, step: Step, share: Share, scratch: &mut Scratch) {
-        let (layer, panel_width) = (step.layer, self.kernels.panel);
-        let own = share.of(layer.panels());
-        for panel in own.clone() {
-            let column = panel * panel_width;
-            let mut row = 0;
-            while row < layer.depth {
-                let block = layer.block(panel, row);
-                let end = row + block.depth;
-                let next = match (end < layer.depth, panel + 1 < own.end) {
-                    (true, _) => Some(layer.block(panel, end)),
-                    (false, true) => Some(layer.block(panel + 1, 0)),
-                    (false, false) => None,
+        let layer = step.layer;
+        let mut panels = share.take(layer.panels()).peekable();
+        while let Some(panel) = panels.next() {
+            for row in (0..layer.depth).step_by(BLOCK) {
+                let mut next = || match row + BLOCK {
+                    row if row < layer.depth => Some(layer.block(panel, row)),
+                    _ => panels.peek().map(|panel| layer.block(*panel, 0)),
                 };
-                // SAFETY: passed on to the caller; columns and rows are within the layer's.
-                unsafe {
-                    let bias = layer.bias.as_ptr().add(column);
-                    let onto = match step.residual {
-                        _ if row > 0 => Onto::Output,
-                        Some(residual) => Onto::BiasAndRows(bias, residual.add(column)),
-                        None => Onto::Bias(bias),
-                    };
-                    let next = next.filter(|_| step.tokens <= FETCH_AHEAD);
-                    let mut product = Product {
-                        rows: step.tokens,
-                        depth: block.depth,
-                        a: step.from.add(row),
-                        a_stride: layer.depth,
-                        b: block.weights,
-                        b_stride: panel_width,
-                        c: step.to.add(column),
-                        c_stride: layer.width,
-                        onto,
-                        gelu: step.gelu && end == layer.depth,
-                        next: next.map_or(std::ptr::null(), |block| block.start()),
-                        next_bytes: next.map_or(0, |block| block.bytes),
-                    };
-                    if let (Panel::F16(weights), true) = (block.weights, step.tokens > WIDEN_AT_ONCE) {
-                        let widened = scratch.panel.as_mut_ptr();
-                        (self.kernels.widen)(weights, widened, block.depth * panel_width);
-                        product.b = Panel::F32(widened);
-                    }
-                    (self.kernels.product)(&product);
-                }
-                row = end;
+                let next = if step.tokens <= FETCH_AHEAD { next() } else { None };
+                // SAFETY: passed on to the caller; panel and row are the layer's.
+                unsafe { self.block(&step, panel, row, next, scratch) };
             }
+        }
+    }
+
+    /// All tokens times the rows of a panel from `row` on, up to [`BLOCK`]; meanwhile, what comes next is fetched.
+    unsafe fn block(&self, step: &Step, panel: usize, row: usize, next: Option<Block>, scratch: &mut Scratch) {
+        let (layer, panel_width) = (step.layer, self.kernels.panel);
+        let (block, column) = (layer.block(panel, row), panel * panel_width);
+        // SAFETY: passed on to the caller; columns and rows are within the layer's.
+        unsafe {
+            let bias = layer.bias.as_ptr().add(column);
+            let onto = match step.residual {
+                _ if row > 0 => Onto::Output,
+                Some(residual) => Onto::BiasAndRows(bias, residual.add(column)),
+                None => Onto::Bias(bias),
+            };
+            let mut product = Product {
+                rows: step.tokens,
+                depth: block.depth,
+                a: step.from.add(row),
+                a_stride: layer.depth,
+                b: block.weights,
+                b_stride: panel_width,
+                c: step.to.add(column),
+                c_stride: layer.width,
+                onto,
+                gelu: step.gelu && row + block.depth == layer.depth,
+                next: next.map_or(std::ptr::null(), |block| block.start()),
+                next_bytes: next.map_or(0, |block| block.bytes),
+            };
+            if let (Panel::F16(weights), true) = (block.weights, step.tokens > WIDEN_AT_ONCE) {
+                let widened = scratch.panel.as_mut_ptr();
+                (self.kernels.widen)(weights, widened, block.depth * panel_width);
+                product.b = Panel::F32(widened);
+            }
+            (self.kernels.product)(&product);
         }
     }
 
     /// This thread's heads, of all sequences.
     unsafe fn attention(&self, group: &Group, at: Activations, share: Share, scratch: &mut Scratch) {
         let heads = self.config.num_attention_heads;
-        for item in share.of(group.sequences.len() * heads) {
+        for item in share.take(group.sequences.len() * heads) {
             // SAFETY: passed on to the caller.
             unsafe { self.head(&group.sequences[item / heads], item % heads, at, scratch) };
         }

@@ -157,6 +157,8 @@ impl Shared {
 pub struct Barrier {
     size: usize,
     arrived: AtomicUsize,
+    /// How many things of the present step were taken.
+    taken: AtomicUsize,
     /// Counts how often all had arrived.
     passed: AtomicUsize,
     /// One of them will never arrive.
@@ -165,12 +167,24 @@ pub struct Barrier {
 
 impl Barrier {
     fn new(size: usize) -> Self {
-        Self { size, arrived: AtomicUsize::new(0), passed: AtomicUsize::new(0), broken: AtomicBool::new(false) }
+        Self {
+            size,
+            arrived: AtomicUsize::new(0),
+            taken: AtomicUsize::new(0),
+            passed: AtomicUsize::new(0),
+            broken: AtomicBool::new(false),
+        }
     }
 
     fn reset(&self) {
         self.arrived.store(0, Ordering::Relaxed);
+        self.taken.store(0, Ordering::Relaxed);
         self.broken.store(false, Ordering::Relaxed);
+    }
+
+    /// The number of the next thing to do in this step; counts from 0 again after each [`Barrier::wait`].
+    pub fn take(&self) -> usize {
+        self.taken.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Returns when all ranks have called it as often. What each wrote before is seen by all after.
@@ -184,6 +198,7 @@ impl Barrier {
         let passed = self.passed.load(Ordering::Acquire);
         if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.size {
             self.arrived.store(0, Ordering::Relaxed);
+            self.taken.store(0, Ordering::Relaxed);
             self.passed.store(passed.wrapping_add(1), Ordering::Release);
             return;
         }
@@ -228,6 +243,24 @@ mod tests {
                 });
                 assert!(wrote.iter().all(|count| count.load(Ordering::Relaxed) == 5));
             }
+        }
+    }
+
+    #[test]
+    fn what_there_is_to_do_in_a_step_is_taken_once() {
+        let mut team = Team::new(3).unwrap();
+        for _ in 0..50 {
+            let taken: Vec<AtomicUsize> = (0..40).map(|_| AtomicUsize::new(0)).collect();
+            team.run(&|_, barrier| {
+                for step in 1..=5 {
+                    while let Some(count) = taken.get(barrier.take()) {
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                    barrier.wait();
+                    assert!(taken.iter().all(|count| count.load(Ordering::Relaxed) == step));
+                    barrier.wait();
+                }
+            });
         }
     }
 

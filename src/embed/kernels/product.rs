@@ -137,15 +137,30 @@ unsafe fn by_height<S: Simd, B: Weight>(rows: usize, p: &Product, at: At, b: *co
     }
 }
 
+/// Rows of a tile, at most.
+const MOST_ROWS: usize = 12;
 /// Registers across a panel, at most.
 const MOST_ACROSS: usize = 4;
 
+/// `at`. The compiler does not see that, and so does not rewrite the sums of pointers into ones that take more instructions.
+#[inline(always)]
+fn opaque(#[allow(unused_mut, reason = "some targets leave it")] mut at: *const f32) -> *const f32 {
+    // SAFETY: does nothing.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    unsafe {
+        std::arch::asm!("/* {0} */", inout(reg) at, options(pure, nomem, nostack, preserves_flags))
+    };
+    at
+}
+
 #[inline(always)]
 unsafe fn tile<S: Simd, B: Weight, const ROWS: usize>(p: &Product, at: At, b: *const B, fetch_step: usize) {
-    let (mut a, mut b, mut next) = (at.a, b, at.next);
+    let (mut b, mut next) = (b, at.next);
     // SAFETY: passed on to the caller.
     unsafe {
         let mut sums = [[S::splat(0.0); MOST_ACROSS]; ROWS];
+        // One pointer for three rows, which is what a memory operand can reach with the stride in a register.
+        let mut rows: [*const f32; MOST_ROWS / 3] = std::array::from_fn(|n| at.a.wrapping_add(3 * n * p.a_stride));
         for _ in 0..p.depth {
             let mut weights = [S::splat(0.0); MOST_ACROSS];
             for (j, weights) in weights.iter_mut().enumerate().take(S::ACROSS) {
@@ -153,12 +168,15 @@ unsafe fn tile<S: Simd, B: Weight, const ROWS: usize>(p: &Product, at: At, b: *c
             }
             S::prefetch(next);
             for (r, sums) in sums.iter_mut().enumerate() {
-                let x = S::splat(*a.add(r * p.a_stride));
+                let x = S::splat(*rows[r / 3].add(r % 3 * p.a_stride));
                 for (sum, weights) in sums.iter_mut().zip(&weights).take(S::ACROSS) {
                     *sum = S::fma(x, *weights, *sum);
                 }
             }
-            (a, b, next) = (a.add(1), b.wrapping_add(p.b_stride), next.wrapping_add(fetch_step));
+            for row in rows.iter_mut().take(ROWS.div_ceil(3)) {
+                *row = opaque(row.add(1));
+            }
+            (b, next) = (b.wrapping_add(p.b_stride), next.wrapping_add(fetch_step));
         }
         for (r, sums) in sums.iter().enumerate() {
             for (j, sum) in sums.iter().enumerate().take(S::ACROSS) {
