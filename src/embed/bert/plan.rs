@@ -1,6 +1,6 @@
 //! How the threads share a batch.
 //!
-//! One short prompt, or a few: all threads work on all of it, each on some of the columns of every layer, and wait for one
+//! One short prompt, or a few: all threads work on all of it, take columns of a layer one lot at a time, and wait for one
 //! another between the steps. More than that: each thread takes groups of sequences through the whole model by itself, and
 //! waits for nobody.
 
