@@ -102,7 +102,7 @@ fn table(what: &str, title: &str, rows: &[(String, f64)], value: impl Fn(f64) ->
     }
 }
 
-/// Whether half precision costs quality: the area under the ROC curve on labelled pairs, and how far vectors are apart.
+/// Whether bfloat16 costs quality: the area under the ROC curve on labelled pairs, and how far vectors are apart.
 fn similarity(contenders: &[Contender]) {
     let pairs = texts::pairs(PAIRS);
     if pairs.is_empty() {
@@ -120,7 +120,7 @@ fn similarity(contenders: &[Contender]) {
         vectors.push(embedded);
     }
     let worst = vectors[0].iter().zip(&vectors[1]).map(|(a, b)| dot(a, b)).fold(1.0, f32::min);
-    println!("lowest cosine between f16 and f32 weights: {worst:.7}");
+    println!("lowest cosine between bf16 and f32 weights: {worst:.7}");
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {

@@ -37,7 +37,7 @@ fn load(dir: &Path, name: &'static str, engine: Engine, precision: Precision) ->
 
 fn contenders(dir: &Path) -> Vec<Contender> {
     vec![
-        load(dir, "own, f16 weights", Engine::Own, Precision::F16),
+        load(dir, "own, bf16 weights", Engine::Own, Precision::Bf16),
         load(dir, "own, f32 weights", Engine::Own, Precision::F32),
         load(dir, "candle", Engine::Candle, Precision::F32),
     ]

@@ -96,7 +96,7 @@ const STORES: &[Key] = &[
 const EMBEDDING: &[Key] = &[
     leaf("model", Kind::Text),
     leaf("device", Kind::Choice(&["cpu", "cuda"])),
-    leaf("precision", Kind::Choice(&["f16", "f32"])),
+    leaf("precision", Kind::Choice(&["bf16", "f32"])),
     leaf("threads", SIZE),
     leaf("batch_tokens", SIZE),
     leaf("queue", SIZE),

@@ -142,8 +142,8 @@ pub struct Embedding {
     /// Name in the models manifest.
     pub model: String,
     pub device: Device,
-    /// How the weights are kept; the arithmetic is in f32 either way. Half precision is twice as fast for a short prompt,
-    /// and its vectors differ from those in full precision by less than 1e-6 in cosine.
+    /// How the weights are kept; the arithmetic is in f32 either way. bfloat16 takes half the memory and three quarters
+    /// of the time for a short prompt; its vectors differ from those in full precision by up to 3e-5 in cosine.
     pub precision: Precision,
     /// Threads of the forward pass; 0 means one per core.
     pub threads: usize,
@@ -167,7 +167,7 @@ pub enum Device {
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     #[default]
-    F16,
+    Bf16,
     F32,
 }
 
@@ -266,7 +266,7 @@ impl Default for Embedding {
         Self {
             model: "all-MiniLM-L6-v2".into(),
             device: Device::Cpu,
-            precision: Precision::F16,
+            precision: Precision::Bf16,
             threads: 0,
             batch_tokens: 512,
             queue: 1024,

@@ -51,7 +51,7 @@ async fn minilm_agrees_with_another_implementation() {
         let cosine: f32 = expected.vector.iter().zip(actual.vector.iter()).map(|(x, y)| x * y).sum();
         assert!(cosine >= 0.9999, "{start:?}: cosine {cosine}");
         let furthest = expected.vector.iter().zip(actual.vector.iter()).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
-        assert!(furthest < 2e-4, "{start:?}: furthest value {furthest}"); // weights are in half precision
+        assert!(furthest < 2e-3, "{start:?}: furthest value {furthest}"); // weights are in bfloat16
     }
     embedder.close().await.unwrap();
 }
@@ -73,7 +73,7 @@ fn five_hundred_texts_of_all_lengths_and_languages_agree_in_both_precisions() {
     let words: Vec<&str> = references.iter().flat_map(|row| row.text.split_whitespace()).collect();
     let (vectors, rest) = include_bytes!("../../models/reference/minilm_mixed.f16").as_chunks::<{ 2 * 384 }>();
     assert_eq!((vectors.len(), rest.len()), (500, 0));
-    for precision in [Precision::F32, Precision::F16] {
+    for precision in [Precision::F32, Precision::Bf16] {
         let settings = config::Embedding { precision, ..Default::default() };
         let model = Model::load(&dir, NAME, &settings, Engine::Own).unwrap();
         let tokens: Vec<_> = (0..500).map(|number| model.tokens(&mixed(number, &words)).unwrap()).collect();

@@ -12,9 +12,9 @@ use super::team::Barrier;
 use super::weights::{BLOCK, Block, Linear, Norm, Weights};
 use crate::embed::kernels::{Kernels, LayerNorm, Onto, Panel, Product};
 
-/// Up to this many rows, half-precision weights are widened as they are multiplied; for more rows it is cheaper to widen a
+/// Up to this many rows, bfloat16 weights are widened as they are multiplied; for more rows it is cheaper to widen a
 /// block once.
-const WIDEN_AT_ONCE: usize = 12;
+const WIDEN_AT_ONCE: usize = 24;
 /// Up to this many rows, weights come too slowly by themselves and are asked for one block ahead.
 const FETCH_AHEAD: usize = 48;
 
@@ -134,7 +134,7 @@ impl Encoder {
                     let to = to.add(row * width);
                     match self.weights.words.at(id * width, width).0 {
                         Panel::F32(word) => to.copy_from_nonoverlapping(word, width),
-                        Panel::F16(word) => (self.kernels.widen)(word, to, width),
+                        Panel::Bf16(word) => (self.kernels.widen)(word, to, width),
                     }
                     let position = &self.weights.positions[position * width..][..width];
                     for (sum, p) in std::slice::from_raw_parts_mut(to, width).iter_mut().zip(position) {
@@ -205,7 +205,7 @@ impl Encoder {
                 next: next.map_or(std::ptr::null(), |block| block.start()),
                 next_bytes: next.map_or(0, |block| block.bytes),
             };
-            if let (Panel::F16(weights), true) = (block.weights, step.tokens > WIDEN_AT_ONCE) {
+            if let (Panel::Bf16(weights), true) = (block.weights, step.tokens > WIDEN_AT_ONCE) {
                 let widened = scratch.panel.as_mut_ptr();
                 (self.kernels.widen)(weights, widened, block.depth * panel_width);
                 product.b = Panel::F32(widened);

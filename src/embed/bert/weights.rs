@@ -50,7 +50,8 @@ pub struct Norm {
 /// Values in the precision they are kept in.
 pub enum Table {
     F32(Aligned<f32>),
-    F16(Aligned<u16>),
+    /// See [`Panel::Bf16`].
+    Bf16(Aligned<u16>),
 }
 
 impl Weights {
@@ -68,7 +69,7 @@ impl Weights {
         let positions = positions.iter().zip(types[..hidden].iter().cycle()).map(|(p, t)| p + t).collect();
         let words = source.matrix("embeddings.word_embeddings.weight", Some(config.vocab_size), hidden)?;
         Ok(Self {
-            words: Table::new(&words, precision)?,
+            words: Table::new(&words, precision, panel),
             positions,
             embedded: source.norm("embeddings.LayerNorm", hidden)?,
             layers: (0..config.num_hidden_layers).map(|n| Layer::load(&source, config, n)).collect::<Result<_>>()?,
@@ -129,30 +130,29 @@ impl Block {
     pub fn start(&self) -> *const u8 {
         match self.weights {
             Panel::F32(weights) => weights.cast(),
-            Panel::F16(weights) => weights.cast(),
+            Panel::Bf16(weights) => weights.cast(),
         }
     }
 }
 
 impl Table {
-    fn new(values: &[f32], precision: Precision) -> Result<Self> {
+    /// Rows of a multiple of `panel` values.
+    fn new(values: &[f32], precision: Precision, panel: usize) -> Self {
         match precision {
             Precision::F32 => {
                 let mut table = Aligned::new(values.len());
                 table.copy_from_slice(values);
-                Ok(Self::F32(table))
+                Self::F32(table)
             }
-            Precision::F16 => {
+            Precision::Bf16 => {
                 let mut table = Aligned::new(values.len());
-                for (to, &value) in table.iter_mut().zip(values) {
-                    let half = half::f16::from_f32(value);
-                    if !half.is_finite() && value.is_finite() {
-                        let message = "a weight is too large for half precision; set embedding.precision = \"f32\"";
-                        return Err(Error::new(ErrorKind::Unsupported, message));
+                for (row, values) in table.chunks_exact_mut(panel).zip(values.chunks_exact(panel)) {
+                    let (first, second) = values.split_at(panel / 2);
+                    for (pair, (first, second)) in row.chunks_exact_mut(2).zip(first.iter().zip(second)) {
+                        pair.copy_from_slice(&[first, second].map(|x| half::bf16::from_f32(*x).to_bits()));
                     }
-                    *to = half.to_bits();
                 }
-                Ok(Self::F16(table))
+                Self::Bf16(table)
             }
         }
     }
@@ -161,7 +161,7 @@ impl Table {
     pub fn at(&self, start: usize, len: usize) -> (Panel, usize) {
         match self {
             Self::F32(values) => (Panel::F32(values[start..start + len].as_ptr()), len * size_of::<f32>()),
-            Self::F16(values) => (Panel::F16(values[start..start + len].as_ptr()), len * size_of::<u16>()),
+            Self::Bf16(values) => (Panel::Bf16(values[start..start + len].as_ptr()), len * size_of::<u16>()),
         }
     }
 }
@@ -211,7 +211,7 @@ impl Source {
                 packed.extend(columns.iter().skip(row).step_by(depth));
             }
         }
-        Ok(Linear { depth, width, bias, panel, weights: Table::new(&packed, self.precision)? })
+        Ok(Linear { depth, width, bias, panel, weights: Table::new(&packed, self.precision, panel) })
     }
 }
 

@@ -1,4 +1,4 @@
-//! AVX2 with FMA and F16C: sixteen registers of eight values.
+//! AVX2 with FMA: sixteen registers of eight values.
 
 use std::arch::x86_64::*;
 
@@ -26,8 +26,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn load_half(from: *const u16) -> __m256 {
-        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+    unsafe fn load_pair(from: *const u16) -> (__m256, __m256) {
+        unsafe {
+            let both = _mm256_loadu_si256(from.cast());
+            let second = _mm256_and_si256(both, _mm256_set1_epi32(-1 << 16));
+            (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(both)), _mm256_castsi256_ps(second))
+        }
     }
 
     #[inline(always)]

@@ -26,8 +26,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn load_half(from: *const u16) -> __m512 {
-        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+    unsafe fn load_pair(from: *const u16) -> (__m512, __m512) {
+        unsafe {
+            let both = _mm512_loadu_si512(from.cast());
+            let second = _mm512_and_si512(both, _mm512_set1_epi32(-1 << 16));
+            (_mm512_castsi512_ps(_mm512_slli_epi32::<16>(both)), _mm512_castsi512_ps(second))
+        }
     }
 
     #[inline(always)]

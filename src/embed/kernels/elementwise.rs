@@ -127,14 +127,20 @@ pub unsafe fn layer_norm<S: Simd>(norm: &LayerNorm) {
     }
 }
 
-/// Half-precision values to `f32`; `count` is a multiple of [`Simd::LANES`].
+/// bfloat16 values, kept as [`super::Panel::Bf16`] says, to `f32`; `count` is a multiple of a panel's width.
 ///
 /// # Safety
 /// As [`Simd`] says; both pointers are good for `count` values.
 #[inline(always)]
 pub unsafe fn widen<S: Simd>(from: *const u16, to: *mut f32, count: usize) {
-    for at in (0..count).step_by(S::LANES) {
-        // SAFETY: passed on to the caller.
-        unsafe { S::store(to.add(at), S::load_half(from.add(at))) };
+    for start in (0..count).step_by(S::PANEL) {
+        for n in 0..S::ACROSS / 2 {
+            // SAFETY: passed on to the caller.
+            unsafe {
+                let (first, second) = S::load_pair(from.add(start + 2 * n * S::LANES));
+                S::store(to.add(start + n * S::LANES), first);
+                S::store(to.add(start + n * S::LANES + S::PANEL / 2), second);
+            }
+        }
     }
 }

@@ -75,13 +75,12 @@ impl Kernels {
         let mut all = vec![Self::portable()];
         #[cfg(target_arch = "x86_64")]
         {
-            let avx2 =
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
             if avx2 {
-                all.push(kernels!(avx2::Avx2, "avx2", features = "avx2,fma,f16c"));
+                all.push(kernels!(avx2::Avx2, "avx2", features = "avx2,fma"));
             }
             if avx2 && is_x86_feature_detected!("avx512f") {
-                all.push(kernels!(avx512::Avx512, "avx512", features = "avx512f,avx2,fma,f16c"));
+                all.push(kernels!(avx512::Avx512, "avx512", features = "avx512f,avx2,fma"));
             }
         }
         #[cfg(target_arch = "aarch64")]

@@ -1,7 +1,6 @@
 //! NEON, which every 64-bit Arm has: thirty-two registers of four values.
 
 use std::arch::aarch64::*;
-use std::arch::asm;
 
 use super::simd::Simd;
 
@@ -27,12 +26,11 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    unsafe fn load_half(from: *const u16) -> float32x4_t {
-        // SAFETY: good for four values, as the trait asks; the instruction only converts.
+    unsafe fn load_pair(from: *const u16) -> (float32x4_t, float32x4_t) {
         unsafe {
-            let wide: float32x4_t;
-            asm!("fcvtl {0:v}.4s, {1:v}.4h", out(vreg) wide, in(vreg) vld1_u16(from), options(pure, nomem, nostack));
-            wide
+            let both = vreinterpretq_u32_u16(vld1q_u16(from));
+            let second = vandq_u32(both, vdupq_n_u32(0xffff << 16));
+            (vreinterpretq_f32_u32(vshlq_n_u32::<16>(both)), vreinterpretq_f32_u32(second))
         }
     }
 

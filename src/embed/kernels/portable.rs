@@ -30,10 +30,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn load_half(from: *const u16) -> Self::V {
-        // SAFETY: good for LANES values, as the trait asks; unaligned is fine.
-        let bits = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
-        each(|i| half::f16::from_bits(bits[i]).to_f32())
+    unsafe fn load_pair(from: *const u16) -> (Self::V, Self::V) {
+        // SAFETY: good for twice LANES values, as the trait asks; unaligned is fine.
+        let bits = unsafe { from.cast::<[[u16; 2]; LANES]>().read_unaligned() };
+        let widened = |which: usize| each(|i| f32::from_bits(u32::from(bits[i][which]) << 16));
+        (widened(0), widened(1))
     }
 
     #[inline(always)]

@@ -34,7 +34,9 @@ pub struct Product {
 #[derive(Clone, Copy)]
 pub enum Panel {
     F32(*const f32),
-    F16(*const u16),
+    /// bfloat16, the upper halves of `f32`. In each row, values of its first and second half lie in turns, so that one
+    /// register holds values of both halves, and a shift and a mask widen them.
+    Bf16(*const u16),
 }
 
 /// What the product is added to.
@@ -57,27 +59,35 @@ pub unsafe fn product<S: Simd>(p: &Product) {
     unsafe {
         match p.b {
             Panel::F32(b) => tiles::<S, f32>(p, b),
-            Panel::F16(b) => tiles::<S, u16>(p, b),
+            Panel::Bf16(b) => tiles::<S, u16>(p, b),
         }
     }
 }
 
-/// A stored weight, as it comes into a register.
+/// A row of a panel, as it comes into the registers.
 trait Weight: Copy {
-    unsafe fn load<S: Simd>(from: *const Self) -> S::V;
+    unsafe fn load<S: Simd>(from: *const Self) -> [S::V; MOST_ACROSS];
 }
 
 impl Weight for f32 {
     #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const f32) -> S::V {
-        unsafe { S::load(from) }
+    unsafe fn load<S: Simd>(from: *const f32) -> [S::V; MOST_ACROSS] {
+        let mut row = [unsafe { S::splat(0.0) }; MOST_ACROSS];
+        for (n, part) in row.iter_mut().enumerate().take(S::ACROSS) {
+            *part = unsafe { S::load(from.add(n * S::LANES)) };
+        }
+        row
     }
 }
 
 impl Weight for u16 {
     #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const u16) -> S::V {
-        unsafe { S::load_half(from) }
+    unsafe fn load<S: Simd>(from: *const u16) -> [S::V; MOST_ACROSS] {
+        let mut row = [unsafe { S::splat(0.0) }; MOST_ACROSS];
+        for n in 0..S::ACROSS / 2 {
+            (row[n], row[n + S::ACROSS / 2]) = unsafe { S::load_pair(from.add(2 * n * S::LANES)) };
+        }
+        row
     }
 }
 
@@ -162,10 +172,7 @@ unsafe fn tile<S: Simd, B: Weight, const ROWS: usize>(p: &Product, at: At, b: *c
         // One pointer for three rows, which is what a memory operand can reach with the stride in a register.
         let mut rows: [*const f32; MOST_ROWS / 3] = std::array::from_fn(|n| at.a.wrapping_add(3 * n * p.a_stride));
         for _ in 0..p.depth {
-            let mut weights = [S::splat(0.0); MOST_ACROSS];
-            for (j, weights) in weights.iter_mut().enumerate().take(S::ACROSS) {
-                *weights = B::load::<S>(b.add(j * S::LANES));
-            }
+            let weights = B::load::<S>(b);
             S::prefetch(next);
             for (r, sums) in sums.iter_mut().enumerate() {
                 let x = S::splat(*rows[r / 3].add(r % 3 * p.a_stride));

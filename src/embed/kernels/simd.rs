@@ -21,8 +21,9 @@ pub trait Simd: Copy + 'static {
 
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
-    /// Half-precision (IEEE 754 binary16) values, widened.
-    unsafe fn load_half(from: *const u16) -> Self::V;
+    /// Two registers of bfloat16 values that lie in turns, first the first of the first; widened. Reads twice as many
+    /// values as [`Simd::load`].
+    unsafe fn load_pair(from: *const u16) -> (Self::V, Self::V);
     unsafe fn store(to: *mut f32, v: Self::V);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
