@@ -154,6 +154,7 @@ const MOST_ACROSS: usize = 4;
 
 /// `at`. The compiler does not see that, and so does not rewrite the sums of pointers into ones that take more instructions.
 #[inline(always)]
+#[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is read or written there")]
 fn opaque(#[allow(unused_mut, reason = "some targets leave it")] mut at: *const f32) -> *const f32 {
     // SAFETY: does nothing.
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
