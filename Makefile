@@ -6,7 +6,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export REPRISE_TEST_MODELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/reprise/models
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check lint bench doc buf redis test-models
+.PHONY: help run build test check lint bench doc buf check-cuda redis test-models
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -35,6 +35,9 @@ doc: ## Build the API documentation, with warnings as errors
 
 buf: ## Check the protocol files with buf, if npm is there
 	@if command -v npx >/dev/null; then npx --yes @bufbuild/buf lint; else echo "npm is not there: buf lint was left out"; fi
+
+check-cuda: ## Check the feature cuda, without a GPU; fetches nvcc from PyPI where there is none
+	CARGO="$(CARGO)" scripts/check-cuda.sh
 
 redis:
 	@command -v redis-server >/dev/null || { \

@@ -47,7 +47,8 @@ impl Model {
     /// `sentence_bert_config.json` and `1_Pooling/config.json`) and runs it once. Blocks for some tenths of a second.
     ///
     /// Errors: [`ErrorKind::FailedPrecondition`] when a file is missing, [`ErrorKind::Corrupt`] when one does not
-    /// parse or fit, [`ErrorKind::Unsupported`] for a model of another kind or a device this binary has no code for.
+    /// parse or fit, [`ErrorKind::Unsupported`] for a model of another kind or a device this binary has no code for,
+    /// [`ErrorKind::FailedPrecondition`] also when the device is not there or has no room.
     pub fn load(model_dir: &Path, name: &str, settings: &config::Embedding, engine: Engine) -> Result<Self> {
         let device = device(settings.device)?;
         let config_json = read(model_dir, "config.json")?;
@@ -130,8 +131,11 @@ fn device(wanted: config::Device) -> Result<Device> {
             ErrorKind::Unsupported,
             "embedding.device = \"cuda\", but this binary has no CUDA code; build it with --features cuda",
         )),
-        config::Device::Cuda => Device::new_cuda(0)
-            .map_err(|e| Error::new(ErrorKind::FailedPrecondition, "cannot use the first CUDA device").with_source(e)),
+        config::Device::Cuda => Device::new_cuda(0).map_err(|e| {
+            let message = "embedding.device = \"cuda\", but the first CUDA device cannot be used; nvidia-smi shows \
+                           whether a GPU and its driver are there; without one, set embedding.device to \"cpu\"";
+            Error::new(ErrorKind::FailedPrecondition, message).with_source(e)
+        }),
     }
 }
 

@@ -10,18 +10,18 @@ use super::{Embedder, Engine, LocalEmbedder, Model, contract};
 use crate::config::{self, Precision};
 use crate::types::{Embedding, ErrorKind, TenantId};
 
-const NAME: &str = "all-MiniLM-L6-v2";
+pub(super) const NAME: &str = "all-MiniLM-L6-v2";
 
 #[derive(Deserialize)]
-struct Reference {
-    text: String,
+pub(super) struct Reference {
+    pub(super) text: String,
     tokens: u32,
     truncated: bool,
     unknown: u32,
     vector: Vec<f32>,
 }
 
-fn dir() -> Option<PathBuf> {
+pub(super) fn dir() -> Option<PathBuf> {
     crate::test_models::find_or_pull(NAME)
 }
 
@@ -29,11 +29,11 @@ fn load(dir: &std::path::Path, queue: usize) -> LocalEmbedder {
     LocalEmbedder::load(dir, NAME, &config::Embedding { queue, ..Default::default() }).unwrap()
 }
 
-fn tenant() -> TenantId {
+pub(super) fn tenant() -> TenantId {
     TenantId::new("tenant").unwrap()
 }
 
-fn references() -> Vec<Reference> {
+pub(super) fn references() -> Vec<Reference> {
     serde_json::from_str(include_str!("../../models/reference/minilm.json")).unwrap()
 }
 
@@ -44,7 +44,13 @@ async fn minilm_agrees_with_another_implementation() {
     assert!(expected.len() >= 40);
     let embedder = load(&dir, 1024);
     let actual = embedder.embed(&tenant(), expected.iter().map(|row| row.text.clone()).collect()).await.unwrap();
-    for (expected, actual) in expected.iter().zip(&actual) {
+    assert_agree(&expected, &actual);
+    embedder.close().await.unwrap();
+}
+
+pub(super) fn assert_agree(expected: &[Reference], actual: &[Embedding]) {
+    assert_eq!(expected.len(), actual.len());
+    for (expected, actual) in expected.iter().zip(actual) {
         let start: String = expected.text.chars().take(40).collect();
         let seen = (actual.tokens, actual.truncated, actual.unknown);
         assert_eq!(seen, (expected.tokens, expected.truncated, expected.unknown), "{start:?}");
@@ -53,7 +59,6 @@ async fn minilm_agrees_with_another_implementation() {
         let furthest = expected.vector.iter().zip(actual.vector.iter()).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
         assert!(furthest < 2e-3, "{start:?}: furthest value {furthest}"); // weights are in bfloat16
     }
-    embedder.close().await.unwrap();
 }
 
 /// The words of the reference texts in an order of its own, as `mixed` of the script puts them.
@@ -69,28 +74,32 @@ fn mixed(number: u64, words: &[&str]) -> String {
 #[test]
 fn five_hundred_texts_of_all_lengths_and_languages_agree_in_both_precisions() {
     let Some(dir) = dir() else { return };
+    for precision in [Precision::F32, Precision::Bf16] {
+        let settings = config::Embedding { precision, ..Default::default() };
+        let model = Model::load(&dir, NAME, &settings, Engine::Own).unwrap();
+        // Without optimisation the kernels take minutes for all of them; `cargo test --release` does.
+        assert_mixed_texts_agree(&model, &format!("{precision:?}"), if cfg!(debug_assertions) { 10 } else { 1 });
+    }
+}
+
+/// Of the ten batches of fifty texts, every `step`th.
+pub(super) fn assert_mixed_texts_agree(model: &Model, what: &str, step: usize) {
     let references = references();
     let words: Vec<&str> = references.iter().flat_map(|row| row.text.split_whitespace()).collect();
     let (vectors, rest) = include_bytes!("../../models/reference/minilm_mixed.f16").as_chunks::<{ 2 * 384 }>();
     assert_eq!((vectors.len(), rest.len()), (500, 0));
-    for precision in [Precision::F32, Precision::Bf16] {
-        let settings = config::Embedding { precision, ..Default::default() };
-        let model = Model::load(&dir, NAME, &settings, Engine::Own).unwrap();
-        let tokens: Vec<_> = (0..500).map(|number| model.tokens(&mixed(number, &words)).unwrap()).collect();
-        let lengths = (tokens.iter().map(Vec::len).min(), tokens.iter().map(Vec::len).max());
-        assert_eq!(lengths, (Some(3), Some(237)), "longer ones are among the other reference texts");
-        // Without optimisation the kernels take minutes for all of them; `cargo test --release` does.
-        let step = if cfg!(debug_assertions) { 10 } else { 1 };
-        for (at, batch) in tokens.chunks(50).enumerate().step_by(step) {
-            let actual = model.forward(&batch.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
-            for (n, (actual, expected)) in actual.iter().zip(&vectors[50 * at..]).enumerate() {
-                let (halves, _) = expected.as_chunks::<2>();
-                let expected = halves.iter().map(|half| half::f16::from_le_bytes(*half).to_f32());
-                // The stored vectors are rounded, so they have not quite the length 1.
-                let length = expected.clone().map(|x| x * x).sum::<f32>().sqrt();
-                let cosine = expected.zip(actual.iter()).map(|(x, y)| x * y).sum::<f32>() / length;
-                assert!(cosine >= 0.9999, "{precision:?}, text {}: cosine {cosine}", 50 * at + n);
-            }
+    let tokens: Vec<_> = (0..500).map(|number| model.tokens(&mixed(number, &words)).unwrap()).collect();
+    let lengths = (tokens.iter().map(Vec::len).min(), tokens.iter().map(Vec::len).max());
+    assert_eq!(lengths, (Some(3), Some(237)), "longer ones are among the other reference texts");
+    for (at, batch) in tokens.chunks(50).enumerate().step_by(step) {
+        let actual = model.forward(&batch.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
+        for (n, (actual, expected)) in actual.iter().zip(&vectors[50 * at..]).enumerate() {
+            let (halves, _) = expected.as_chunks::<2>();
+            let expected = halves.iter().map(|half| half::f16::from_le_bytes(*half).to_f32());
+            // The stored vectors are rounded, so they have not quite the length 1.
+            let length = expected.clone().map(|x| x * x).sum::<f32>().sqrt();
+            let cosine = expected.zip(actual.iter()).map(|(x, y)| x * y).sum::<f32>() / length;
+            assert!(cosine >= 0.9999, "{what}, text {}: cosine {cosine}", 50 * at + n);
         }
     }
 }

@@ -7,6 +7,9 @@
 mod bert;
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+#[cfg(feature = "cuda")]
+mod cuda_tests;
 mod hashing;
 mod kernels;
 mod lines;

@@ -1,6 +1,6 @@
 //! The forward pass on a GPU: candle's stock BERT, padded batches, unit length. On the CPU it is the yardstick.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Error as CandleError, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
 use std::sync::Arc;
@@ -18,18 +18,27 @@ pub struct StockBert {
 }
 
 impl StockBert {
-    /// `config`, `weights`: the bytes of `config.json` and `model.safetensors`. `threads`: at least one.
+    /// `config`, `weights`: the bytes of `config.json` and `model.safetensors`. `threads`: at least one; a GPU is fed by
+    /// one in any case.
+    ///
+    /// Errors: [`ErrorKind::Corrupt`] when they do not fit each other, [`ErrorKind::FailedPrecondition`] when the GPU
+    /// cannot take them.
     pub fn load(config: &[u8], pooling: Pooling, weights: Vec<u8>, device: Device, threads: usize) -> Result<Self> {
         let config: Config =
             serde_json::from_slice(config).map_err(|e| Error::new(ErrorKind::Corrupt, "config.json").with_source(e))?;
-        let corrupt = |e| Error::new(ErrorKind::Corrupt, "model.safetensors does not fit config.json").with_source(e);
-        let weights = VarBuilder::from_buffered_safetensors(weights, DType::F32, &device).map_err(corrupt)?;
-        let model = BertModel::load(weights, &config).map_err(corrupt)?;
+        // On a GPU, work is queued in the stream of the thread that asks for it, and nothing orders the streams of two
+        // threads: weights could be read before they are there. So one thread loads them and runs every pass.
+        let threads = if device.is_cuda() { 1 } else { threads };
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|at| format!("embed-{at}"))
             .build()
             .map_err(|e| Error::internal("cannot start the model's threads").with_source(e))?;
+        let load = || {
+            let weights = VarBuilder::from_buffered_safetensors(weights, DType::F32, &device)?;
+            BertModel::load(weights, &config)
+        };
+        let model = pool.install(load).map_err(refused)?;
         Ok(Self { model, device, pooling, pool })
     }
 
@@ -53,6 +62,24 @@ impl StockBert {
         }; // (texts, dim)
         let unit = sum.broadcast_div(&sum.sqr()?.sum_keepdim(1)?.sqrt()?)?;
         Ok(unit.to_vec2::<f32>()?.into_iter().map(Arc::from).collect())
+    }
+}
+
+/// Why a model was not loaded.
+fn refused(error: CandleError) -> Error {
+    let (kind, message) = if is_of_cuda(&error) {
+        (ErrorKind::FailedPrecondition, "the GPU cannot take the model; nvidia-smi shows whether its memory is free")
+    } else {
+        (ErrorKind::Corrupt, "model.safetensors does not fit config.json")
+    };
+    Error::new(kind, message).with_source(error)
+}
+
+fn is_of_cuda(error: &CandleError) -> bool {
+    match error {
+        CandleError::Cuda(_) => true,
+        CandleError::WithBacktrace { inner, .. } => is_of_cuda(inner),
+        _ => false,
     }
 }
 
