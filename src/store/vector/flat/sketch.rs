@@ -24,7 +24,7 @@ pub fn bytes(dim: usize) -> usize {
     dim.div_ceil(BYTE_VALUES)
 }
 
-/// Writes the sketch of `codes` as row `row` of a block of [`bytes`] times [`BLOCK`] bytes.
+/// Writes the sketch of `codes` as row `row` of a block of [`bytes()`] times [`BLOCK`] bytes.
 pub fn write(codes: &[i8], block: &mut [[u8; BLOCK]], row: usize) {
     for (codes, bytes) in codes.chunks(BYTE_VALUES).zip(block) {
         bytes[row] = codes.iter().enumerate().fold(0, |byte, (i, &code)| byte | u8::from(is_positive(code)) << i);
