@@ -1,6 +1,7 @@
 //! The waiting room between callers and the model: bounded, fair between tenants, without the dead.
 //!
-//! A text counts against the capacity from the moment it comes in until its batch begins. [`super::lines`] says whose turn it is.
+//! A text counts against the capacity from the moment it comes in until its batch begins.
+//! [`super::lines`] says whose turn it is.
 
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
