@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::kernels::BLOCK;
 use super::quantise::{Row, Scale};
-use super::{scan, sketch};
+use super::scan;
+use super::sketch::Sketches;
 use crate::types::UnixMillis;
 
 /// Blocks in a chunk, and rows.
@@ -33,8 +34,8 @@ pub struct Chunk {
     /// No row of it has a lower [`Scale::reach`].
     least_reach: f32,
     blocks: Vec<Arc<Block>>,
-    /// One row of [`sketch::bytes`] for each block, when the scope is sketched.
-    sketches: Vec<[u8; BLOCK]>,
+    /// When the scope is sketched.
+    sketches: Option<Sketches>,
 }
 
 /// Up to [`BLOCK`] rows, their codes apart from the rest so that a scan reads nothing else.
@@ -84,7 +85,7 @@ impl Rows {
         let chunk = |chunk: &Arc<Chunk>| {
             let blocks: usize = chunk.blocks.iter().map(block).sum();
             let pointers = chunk.blocks.capacity() * size_of::<Arc<Block>>();
-            size_of::<Chunk>() + blocks + pointers + chunk.sketches.capacity() * BLOCK
+            size_of::<Chunk>() + blocks + pointers + chunk.sketches.as_ref().map_or(0, Sketches::bytes)
         };
         self.chunks.iter().map(chunk).sum::<usize>() + self.chunks.capacity() * size_of::<Arc<Chunk>>()
     }
@@ -95,10 +96,10 @@ impl Rows {
             self.sketch();
         }
         if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK_ROWS) {
-            self.chunks.push(Arc::new(Chunk::new(row.id)));
+            self.chunks.push(Arc::new(Chunk::new(row.id, self.sketched.then(|| Sketches::new(self.dim)))));
         }
         if let Some(last) = self.chunks.last_mut() {
-            Arc::make_mut(last).push(row, self.sketched);
+            Arc::make_mut(last).push(row);
             self.len += 1;
         }
     }
@@ -135,15 +136,15 @@ impl Rows {
         let left = Arc::make_mut(&mut self.chunks[at]);
         for block in &right.blocks {
             for i in 0..block.rows.len() {
-                left.push(block.row(i, self.dim), self.sketched);
+                left.push(block.row(i, self.dim));
             }
         }
     }
 }
 
 impl Chunk {
-    fn new(first: i64) -> Self {
-        Self { first, least_reach: f32::INFINITY, blocks: Vec::new(), sketches: Vec::new() }
+    fn new(first: i64, sketches: Option<Sketches>) -> Self {
+        Self { first, least_reach: f32::INFINITY, blocks: Vec::new(), sketches }
     }
 
     pub fn len(&self) -> usize {
@@ -154,27 +155,24 @@ impl Chunk {
         &self.blocks
     }
 
-    pub fn sketches(&self) -> &[[u8; BLOCK]] {
-        &self.sketches
+    pub fn sketches(&self) -> Option<&Sketches> {
+        self.sketches.as_ref()
     }
 
     pub fn least_reach(&self) -> f32 {
         self.least_reach
     }
 
-    fn push(&mut self, row: Row<'_>, sketched: bool) {
+    fn push(&mut self, row: Row<'_>) {
         let position = self.len();
         if position == self.blocks.len() * BLOCK {
             self.blocks.push(Arc::default());
         }
-        if sketched {
-            let width = sketch::bytes(row.codes.len());
-            if position == self.sketches.len() / width * BLOCK {
-                // One block at a time: a doubled list would be mostly empty.
-                self.sketches.reserve_exact(width);
-                self.sketches.resize(self.sketches.len() + width, [0; BLOCK]);
+        if let Some(sketches) = &mut self.sketches {
+            if position == sketches.blocks() * BLOCK {
+                sketches.resize(self.blocks.len());
             }
-            sketch::write(row.codes, &mut self.sketches[position / BLOCK * width..], position % BLOCK);
+            sketches.write(position, row.codes);
         }
         self.least_reach = self.least_reach.min(row.scale.reach);
         Arc::make_mut(&mut self.blocks[position / BLOCK]).push(row);
@@ -191,15 +189,14 @@ impl Chunk {
             let moved = Arc::clone(&self.blocks[last / BLOCK]);
             let row = moved.row(last % BLOCK, dim);
             Arc::make_mut(&mut self.blocks[position / BLOCK]).replace(position % BLOCK, row);
-            if !self.sketches.is_empty() {
-                sketch::copy(&mut self.sketches, sketch::bytes(dim), last, position);
+            if let Some(sketches) = &mut self.sketches {
+                sketches.copy(last, position);
             }
         }
         if last.is_multiple_of(BLOCK) {
             self.blocks.pop();
-            if !self.sketches.is_empty() {
-                self.sketches.truncate(self.blocks.len() * sketch::bytes(dim));
-                self.sketches.shrink_to_fit();
+            if let Some(sketches) = &mut self.sketches {
+                sketches.resize(self.blocks.len());
             }
         } else {
             Arc::make_mut(&mut self.blocks[last / BLOCK]).truncate(last % BLOCK, dim);
@@ -207,13 +204,14 @@ impl Chunk {
     }
 
     fn sketch(&mut self, dim: usize) {
-        let width = sketch::bytes(dim);
-        self.sketches = vec![[0; BLOCK]; self.blocks.len() * width];
-        for (block, sketches) in self.blocks.iter().zip(self.sketches.chunks_exact_mut(width)) {
+        let mut sketches = Sketches::new(dim);
+        sketches.resize(self.blocks.len());
+        for (b, block) in self.blocks.iter().enumerate() {
             for (row, codes) in block.codes.chunks_exact(dim).enumerate() {
-                sketch::write(codes, sketches, row);
+                sketches.write(b * BLOCK + row, codes);
             }
         }
+        self.sketches = Some(sketches);
     }
 }
 

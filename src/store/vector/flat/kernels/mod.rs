@@ -99,16 +99,16 @@ pub fn sketch_scores(tables: &[Table], block: &[[u8; BLOCK]], least: u16, scores
     portable::sketch_scores(tables, block, least, scores)
 }
 
-/// Asks the loads of `row` into the cache; a hint, and nothing where there is no instruction for it.
-pub fn prefetch(row: &[i8]) {
+/// Asks for `values` to be loaded into the cache; a hint, and nothing where there is no instruction for it.
+pub fn prefetch<T>(values: &[T]) {
     #[cfg(target_arch = "x86_64")]
-    for line in row.chunks(64) {
+    for at in (0..size_of_val(values)).step_by(64) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch has no effect but on the cache, and the address is that of a byte of `row`.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr()) };
+        // SAFETY: a prefetch has no effect but on the cache, and the address is that of a byte of `values`.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().cast::<i8>().add(at)) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = row;
+    let _ = values;
 }
 
 /// All that the AVX-512 path uses; a CPU that has VNNI has the rest.

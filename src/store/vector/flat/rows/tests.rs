@@ -5,7 +5,8 @@ use crate::store::vector::flat::rotate::Rotation;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
-const DIM: usize = 100;
+/// Enough for sketches in two parts.
+const DIM: usize = 200;
 
 fn quantised(id: i64) -> Quantised {
     // A few different ones are enough to tell a row from its neighbours.
@@ -29,7 +30,6 @@ fn ids(rows: &Rows) -> BTreeSet<i64> {
 
 /// Every row is the one that was pushed, its sketch that of its codes, and every chunk in its order.
 fn assert_whole(rows: &Rows) {
-    let width = sketch::bytes(DIM);
     let mut last = i64::MIN;
     for chunk in rows.chunks() {
         assert!(chunk.len() > 0 && chunk.first > last);
@@ -43,17 +43,17 @@ fn assert_whole(rows: &Rows) {
                 assert!(row.id >= chunk.first && row.scale.reach >= chunk.least_reach());
                 assert_eq!(row.expires, UnixMillis(row.id.unsigned_abs()));
                 last = last.max(row.id);
-                if rows.is_sketched() {
-                    let mut sketches = vec![[0; BLOCK]; width];
-                    sketch::write(row.codes, &mut sketches, lane);
-                    let stored = &chunk.sketches()[i * width..(i + 1) * width];
-                    assert!(stored.iter().zip(&sketches).all(|(stored, own)| stored[lane] == own[lane]));
+                if let Some(sketches) = chunk.sketches() {
+                    let mut own = Sketches::new(DIM);
+                    own.resize(1);
+                    own.write(lane, row.codes);
+                    let stored = sketches.head_blocks().nth(i).unwrap().iter().chain(sketches.tail(i));
+                    assert!(stored.zip(own.heads().iter().chain(own.tail(0))).all(|(a, b)| a[lane] == b[lane]));
                 }
             }
         }
-        if rows.is_sketched() {
-            assert_eq!(chunk.sketches().len(), chunk.blocks().len() * width);
-        }
+        assert_eq!(chunk.sketches().is_some(), rows.is_sketched());
+        assert!(chunk.sketches().is_none_or(|sketches| sketches.blocks() == chunk.blocks().len()));
     }
     assert_eq!(rows.iter().count(), rows.len());
 }
@@ -86,7 +86,7 @@ fn a_change_copies_one_block_and_shares_the_rest() {
 fn a_scope_gets_sketches_when_it_is_large_enough() {
     let enough = (scan::EXACT_CODES / DIM) as i64;
     let mut rows = filled(enough);
-    assert!(!rows.is_sketched() && rows.chunks().iter().all(|chunk| chunk.sketches().is_empty()));
+    assert!(!rows.is_sketched() && rows.chunks().iter().all(|chunk| chunk.sketches().is_none()));
     (enough..enough + 40).for_each(|id| push(&mut rows, id));
     assert!(rows.is_sketched());
     (0..40).for_each(|id| assert!(rows.remove(id * 7)));
@@ -98,7 +98,7 @@ fn little_room_is_left_empty() {
     let mut rows = Rows::new(DIM);
     rows.sketch();
     (0..20_000).for_each(|id| push(&mut rows, id));
-    let row = DIM + sketch::bytes(DIM) + 28;
+    let row = DIM + DIM / 8 + 28;
     assert!(rows.bytes() < 20_000 * (row + 8), "{}", rows.bytes());
     (0..20_000).filter(|id| id % 10 != 0).for_each(|id| assert!(rows.remove(id)));
     assert!(rows.chunks().len() < 8, "{} chunks for 2,000 rows", rows.chunks().len());
