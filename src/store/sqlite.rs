@@ -1,6 +1,6 @@
 //! The one SQLite file everything embedded lives in: entries, vectors, ledger.
 //!
-//! Reads go through a small pool. Writes are queued to one task with one connection, which commits everything that
+//! Reads go through a small pool, or, where many small rows are read at once, through [`Sqlite::read`]. Writes are queued to one task with one connection, which commits everything that
 //! is waiting in one transaction (group commit). The file is in WAL mode with `synchronous = NORMAL`: what was
 //! committed survives `kill -9` of the process; a power cut may take the last commits, but never the file.
 
@@ -17,9 +17,11 @@ use tokio::task::JoinHandle;
 
 use crate::types::{Error, ErrorKind, Result};
 
+mod direct;
 mod folder;
 mod writer;
 
+use direct::Direct;
 use writer::Job;
 
 /// Connections for reads; each has a thread of its own.
@@ -33,9 +35,13 @@ const ACQUIRE_WAIT: Duration = Duration::from_secs(5);
 /// Another connection may hold the file's lock for a moment (a checkpoint, a backup by hand).
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 
+/// Of every connection. A cache in KiB when negative; the operating system caches the file as well.
+const PRAGMAS: [(&str, &str); 3] = [("cache_size", "-16384"), ("mmap_size", "1073741824"), ("temp_store", "MEMORY")];
+
 /// An open data folder. Dropping it without [`Sqlite::close`] loses nothing that was acknowledged.
 pub struct Sqlite {
     reader: SqlitePool,
+    direct: Arc<Direct>,
     writes: Mutex<Option<mpsc::Sender<Box<dyn Job>>>>,
     writer: tokio::sync::Mutex<Option<JoinHandle<()>>>,
     lock: Mutex<Option<folder::Lock>>,
@@ -68,6 +74,7 @@ impl Sqlite {
         let writer = tokio::spawn(writer::run(connection, options, queue));
         let sqlite = Self {
             reader,
+            direct: Arc::new(Direct::new(file.clone())),
             writes: Mutex::new(Some(writes)),
             writer: tokio::sync::Mutex::new(Some(writer)),
             lock: Mutex::new(Some(lock)),
@@ -88,6 +95,24 @@ impl Sqlite {
     /// For reads only; a write through it fails.
     pub fn reader(&self) -> &SqlitePool {
         &self.reader
+    }
+
+    /// Runs `work` on a thread for blocking work, where it reads without a change of thread for each row; it sees the file
+    /// as it is at one moment. A caller that leaves does not end it.
+    ///
+    /// Errors: what `work` gives; `Unavailable` when closed.
+    pub async fn read<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&rusqlite::Connection) -> Result<T> + Send + 'static,
+    {
+        let direct = Arc::clone(&self.direct);
+        let permit = direct.begin().await?;
+        let read = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            direct.read(work)
+        });
+        read.await.map_err(|e| Error::internal("a read of the local store ended abnormally").with_source(e))?
     }
 
     /// Runs `work` in the next group commit and returns after the commit.
@@ -159,6 +184,7 @@ impl Sqlite {
     /// with `Unavailable`; closing again does nothing.
     pub async fn close(&self) {
         drop(self.writes.lock().take());
+        self.direct.close();
         self.reader.close().await;
         if let Some(writer) = self.writer.lock().await.take()
             && let Err(error) = writer.await
@@ -172,7 +198,7 @@ impl Sqlite {
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         let kind = match &error {
-            sqlx::Error::Database(database) => kind_of(database.code().as_deref()),
+            sqlx::Error::Database(database) => kind_of(database.code().and_then(|code| code.parse().ok())),
             sqlx::Error::PoolTimedOut => ErrorKind::Overloaded,
             sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed | sqlx::Error::Io(_) => ErrorKind::Unavailable,
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => ErrorKind::Corrupt,
@@ -183,7 +209,7 @@ impl From<sqlx::Error> for Error {
 }
 
 /// Of an extended result code, as SQLite numbers them; the low byte is the primary code (sqlite.org/rescode.html).
-fn kind_of(code: Option<&str>) -> ErrorKind {
+fn kind_of(code: Option<u32>) -> ErrorKind {
     const BUSY: u32 = 5;
     const LOCKED: u32 = 6;
     const READONLY: u32 = 8;
@@ -192,7 +218,7 @@ fn kind_of(code: Option<&str>) -> ErrorKind {
     const FULL: u32 = 13;
     const CANTOPEN: u32 = 14;
     const NOTADB: u32 = 26;
-    match code.and_then(|c| c.parse::<u32>().ok()).map(|c| c & 0xff) {
+    match code.map(|code| code & 0xff) {
         Some(CORRUPT | NOTADB) => ErrorKind::Corrupt,
         Some(BUSY | LOCKED | IOERR | CANTOPEN) => ErrorKind::Unavailable,
         // Concerns writes alone, and undoes them: what is there can be read.
@@ -202,16 +228,14 @@ fn kind_of(code: Option<&str>) -> ErrorKind {
 }
 
 fn options(file: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
+    let options =
+        PRAGMAS.iter().fold(SqliteConnectOptions::new(), |options, &(name, value)| options.pragma(name, value));
+    options
         .filename(file)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Normal)
         .busy_timeout(BUSY_WAIT)
-        // KiB when negative. The operating system caches the file as well.
-        .pragma("cache_size", "-16384")
-        .pragma("mmap_size", "1073741824")
-        .pragma("temp_store", "MEMORY")
         // Without it the log keeps the size of its largest moment.
         .pragma("journal_size_limit", "67108864")
         .thread_name(|n| format!("sqlite-{n}"))

@@ -4,7 +4,6 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use moka::sync::Cache;
-use sqlx::Row as _;
 
 use super::best::{Best, Ordered};
 use super::kernels::dot_f32;
@@ -92,20 +91,17 @@ impl Originals {
     /// In the order asked for; `None` for one that is gone, or does not decode.
     async fn get(&self, candidates: &[Candidate]) -> Result<Vec<Option<Original>>> {
         let mut originals: Vec<_> = candidates.iter().map(|candidate| self.cache.get(&candidate.id)).collect();
-        let absent: Vec<i64> =
-            candidates.iter().zip(&originals).filter(|(_, o)| o.is_none()).map(|(candidate, _)| candidate.id).collect();
+        let absent: Vec<usize> = (0..originals.len()).filter(|&i| originals[i].is_none()).collect();
         if absent.is_empty() {
             return Ok(originals);
         }
-        for row in table::by_ids(self.sqlite.reader(), &absent).await? {
-            let Some(vector) = table::decode(row.try_get(2)?, self.dim) else { continue };
-            let (id, Ok(key)) = (row.try_get(0)?, row.try_get::<&[u8], _>(1)?.try_into()) else { continue };
-            let original = Original { key: EntryKey::from_bytes(key), vector };
-            self.keep(id, original.clone());
-            let asked = candidates.iter().zip(&mut originals).find(|(candidate, _)| candidate.id == id);
-            if let Some((_, place)) = asked {
-                *place = Some(original);
-            }
+        let (ids, dim) = (absent.iter().map(|&i| candidates[i].id).collect::<Vec<_>>(), self.dim);
+        let found = self.sqlite.read(move |connection| table::by_ids(connection, &ids, dim)).await?;
+        for (i, found) in absent.into_iter().zip(found) {
+            let Some((key, vector)) = found else { continue };
+            let original = Original { key, vector };
+            self.keep(candidates[i].id, original.clone());
+            originals[i] = Some(original);
         }
         Ok(originals)
     }

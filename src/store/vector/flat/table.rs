@@ -2,6 +2,7 @@
 //! came; memory has no need of them.
 
 use futures::{Stream, StreamExt};
+use rusqlite::{Connection, OptionalExtension};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection, SqlitePool};
 use std::fmt::Write as _;
@@ -129,11 +130,18 @@ pub fn above(
     })
 }
 
-/// Id, key and vector of those of the rows that are there.
-pub async fn by_ids(pool: &SqlitePool, ids: &[i64]) -> Result<Vec<SqliteRow>> {
-    let sql = "SELECT id, key, vector FROM vector_points WHERE id IN (SELECT value FROM json_each($1))";
-    let ids = format!("[{}]", joined(ids.iter(), ","));
-    Ok(sqlx::query(sql).bind(ids).fetch_all(pool).await?)
+/// Keys and vectors of rows, in the order asked for; `None` for one that is gone, or does not decode.
+pub fn by_ids(connection: &Connection, ids: &[i64], dim: usize) -> Result<Vec<Option<(EntryKey, Arc<[f32]>)>>> {
+    let mut statement = connection.prepare_cached("SELECT key, vector FROM vector_points WHERE id = ?1")?;
+    let mut found = Vec::with_capacity(ids.len());
+    for id in ids {
+        let row = statement.query_row([id], |row| {
+            let key = row.get_ref(0)?.as_blob()?.try_into().ok().map(EntryKey::from_bytes);
+            Ok(key.zip(decode(row.get_ref(1)?.as_blob()?, dim)))
+        });
+        found.push(row.optional()?.flatten());
+    }
+    Ok(found)
 }
 
 /// Writes points with different keys, each in place of a row with its key; the labels of that one go with it (by
