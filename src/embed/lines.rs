@@ -10,17 +10,16 @@ use super::queue::{Call, Item};
 use crate::types::TenantId;
 
 /// Tenants with texts before, at or after the tokeniser; few at a time, so they are looked through.
-#[derive(Default)]
-pub(super) struct Lines {
-    lines: Vec<Line>,
+pub(super) struct Lines<T> {
+    lines: Vec<Line<T>>,
     /// What the tenant served last had been served before that: the least of all that are here.
     served: u64,
 }
 
-struct Line {
+struct Line<T> {
     tenant: TenantId,
     /// Before the tokeniser.
-    texts: VecDeque<Texts>,
+    texts: VecDeque<Texts<T>>,
     /// After it.
     items: VecDeque<Item>,
     /// Tokens the model has been given.
@@ -29,13 +28,13 @@ struct Line {
     tokenised: u64,
 }
 
-/// Texts of one caller on their way to the tokeniser.
-pub(super) struct Texts {
-    pub texts: Vec<String>,
+/// Texts (or pairs of texts) of one caller on their way to the tokeniser.
+pub(super) struct Texts<T> {
+    pub texts: Vec<T>,
     pub call: Arc<Call>,
 }
 
-impl Line {
+impl<T> Line<T> {
     fn waiting(&self) -> usize {
         self.items.len() + self.texts.iter().map(|texts| texts.texts.len()).sum::<usize>()
     }
@@ -46,8 +45,14 @@ impl Line {
     }
 }
 
-impl Lines {
-    pub(super) fn push(&mut self, tenant: &TenantId, texts: Texts) {
+impl<T> Default for Lines<T> {
+    fn default() -> Self {
+        Self { lines: Vec::new(), served: 0 }
+    }
+}
+
+impl<T> Lines<T> {
+    pub(super) fn push(&mut self, tenant: &TenantId, texts: Texts<T>) {
         self.line(tenant).texts.push_back(texts);
     }
 
@@ -56,7 +61,7 @@ impl Lines {
     }
 
     /// The texts that are tokenised next, and whose they are.
-    pub(super) fn next_texts(&mut self) -> Option<(TenantId, Texts)> {
+    pub(super) fn next_texts(&mut self) -> Option<(TenantId, Texts<T>)> {
         let waiting = self.lines.iter_mut().filter(|line| !line.texts.is_empty());
         let line = waiting.min_by_key(|line| line.tokenised)?;
         let texts = line.texts.pop_front()?;

@@ -7,18 +7,18 @@ use serde::Deserialize;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::bert::Bert;
 use super::bert::config::{BertConfig, Pooling};
+use super::bert::{Bert, Kind};
 use super::kernels::Kernels;
 use super::stock::StockBert;
 use super::tokenize::{BertTokenizer, Tokenise};
 use super::worker::Worker;
-use super::{Embedder, EmbeddingModel, Forward};
+use super::{Cores, Embedder, EmbeddingModel, Forward, Input};
 use crate::config;
 use crate::types::{Embedding, Error, ErrorKind, Result, TenantId};
 
 /// Hex digits of the weights' sha256 in a model's id.
-const ID_DIGITS: usize = 12;
+pub(super) const ID_DIGITS: usize = 12;
 
 /// A sentence model without queue or threads of its own: what [`LocalEmbedder`] runs, and what benches measure.
 pub struct Model {
@@ -39,7 +39,8 @@ pub enum Engine {
 /// A sentence model on its own threads, behind a bounded queue.
 pub struct LocalEmbedder {
     model: EmbeddingModel,
-    worker: Worker,
+    cores: Cores,
+    worker: Worker<String>,
 }
 
 impl Model {
@@ -50,6 +51,16 @@ impl Model {
     /// parse or fit, [`ErrorKind::Unsupported`] for a model of another kind or a device this binary has no code for,
     /// [`ErrorKind::FailedPrecondition`] also when the device is not there or has no room.
     pub fn load(model_dir: &Path, name: &str, settings: &config::Embedding, engine: Engine) -> Result<Self> {
+        Self::load_on(Cores::default(), model_dir, name, settings, engine)
+    }
+
+    fn load_on(
+        cores: Cores,
+        model_dir: &Path,
+        name: &str,
+        settings: &config::Embedding,
+        engine: Engine,
+    ) -> Result<Self> {
         let device = device(settings.device)?;
         let config_json = read(model_dir, "config.json")?;
         let config = BertConfig::parse(&config_json)?;
@@ -68,7 +79,8 @@ impl Model {
             Engine::Own => {
                 let kernels = Kernels::best();
                 tracing::debug!(kernels = kernels.name, threads, precision = ?settings.precision, "embedding on the CPU");
-                Box::new(Bert::load(config, pooling, &weights, settings.precision, threads, kernels)?)
+                let kind = Kind::Embedder(pooling);
+                Box::new(Bert::load(config, kind, &weights, settings.precision, (threads, cores), kernels)?)
             }
             Engine::Candle => Box::new(StockBert::load(&config_json, pooling, weights, device, threads)?),
         };
@@ -88,7 +100,8 @@ impl Model {
 
     /// One unit vector per sequence of token ids, in order. No sequence may be empty.
     pub fn forward(&self, batch: &[&[u32]]) -> Result<Vec<Arc<[f32]>>> {
-        self.forward.forward(batch)
+        let inputs: Vec<Input> = batch.iter().map(|ids| Input::text(ids)).collect();
+        self.forward.forward(&inputs)
     }
 }
 
@@ -96,9 +109,15 @@ impl LocalEmbedder {
     /// As [`Model::load`]; on the CPU with our own forward pass, on a GPU with candle's.
     pub fn load(model_dir: &Path, name: &str, settings: &config::Embedding) -> Result<Self> {
         let engine = if settings.device == config::Device::Cpu { Engine::Own } else { Engine::Candle };
-        let Model { info, tokenizer, forward } = Model::load(model_dir, name, settings, engine)?;
-        let worker = Worker::start(tokenizer, forward, settings.queue, settings.batch_tokens)?;
-        Ok(Self { model: info, worker })
+        let cores = Cores::default();
+        let Model { info, tokenizer, forward } = Model::load_on(cores.clone(), model_dir, name, settings, engine)?;
+        let worker = Worker::start("embed", tokenizer, forward, settings.queue, settings.batch_tokens)?;
+        Ok(Self { model: info, cores, worker })
+    }
+
+    /// What it computes on, for a model that is to share it.
+    pub fn cores(&self) -> Cores {
+        self.cores.clone()
     }
 
     /// Refuses new texts, finishes those that wait, ends the threads; within 30 seconds.
@@ -162,7 +181,7 @@ fn pooling(model_dir: &Path) -> Result<Pooling> {
     if model_dir.join(name).exists() { Pooling::parse(&read(model_dir, name)?) } else { Ok(Pooling::Mean) }
 }
 
-fn read(model_dir: &Path, name: &str) -> Result<Vec<u8>> {
+pub(super) fn read(model_dir: &Path, name: &str) -> Result<Vec<u8>> {
     let path = model_dir.join(name);
     std::fs::read(&path).map_err(|e| {
         Error::new(ErrorKind::FailedPrecondition, format!("cannot read {}", path.display())).with_source(e)
@@ -173,12 +192,12 @@ fn parse<T: serde::de::DeserializeOwned>(json: &[u8], name: &str) -> Result<T> {
     serde_json::from_slice(json).map_err(|e| Error::new(ErrorKind::Corrupt, name).with_source(e))
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(super) fn sha256(bytes: &[u8]) -> String {
     use sha2::{Digest, Sha256};
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn threads(wanted: usize) -> usize {
+pub(super) fn threads(wanted: usize) -> usize {
     match wanted {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         wanted => wanted,

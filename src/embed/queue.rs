@@ -12,9 +12,9 @@ use super::lines::{Lines, Texts};
 use super::tokenize::Tokens;
 use crate::types::{Embedding, Error, Result, TenantId};
 
-pub(super) struct Queue {
+pub(super) struct Queue<T> {
     capacity: usize,
-    state: Mutex<State>,
+    state: Mutex<State<T>>,
     /// Told when texts came in, or the queue closed.
     texts_came: Condvar,
     /// Told when tokens are ready, or the queue closed.
@@ -23,10 +23,9 @@ pub(super) struct Queue {
     room: Notify,
 }
 
-#[derive(Default)]
-struct State {
+struct State<T> {
     /// Texts before and after the tokeniser.
-    lines: Lines,
+    lines: Lines<T>,
     /// Texts before, at and after the tokeniser.
     waiting: usize,
     closed: bool,
@@ -54,17 +53,17 @@ pub(super) type Reply = oneshot::Receiver<Result<Vec<Embedding>>>;
 
 /// Why texts did not come in.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(super) enum Refused<T> {
     /// No room; here they are again.
-    Full(Vec<String>),
+    Full(Vec<T>),
     Closed,
 }
 
-impl Queue {
+impl<T> Queue<T> {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             capacity: capacity.max(1),
-            state: Mutex::default(),
+            state: Mutex::new(State { lines: Lines::default(), waiting: 0, closed: false }),
             texts_came: Condvar::new(),
             tokens_came: Condvar::new(),
             room: Notify::new(),
@@ -82,9 +81,9 @@ impl Queue {
     pub(super) fn push(
         &self,
         tenant: &TenantId,
-        texts: Vec<String>,
+        texts: Vec<T>,
         crowded_out: impl Fn() -> Error,
-    ) -> Result<Reply, Refused> {
+    ) -> Result<Reply, Refused<T>> {
         let mut state = self.state.lock();
         if state.closed {
             return Err(Refused::Closed);
@@ -131,7 +130,7 @@ impl Queue {
 
     /// Takes the next caller's texts to the tokeniser and their tokens on to the model. Waits for texts; false once
     /// the queue is closed and no more will come.
-    pub(super) fn tokenise_next(&self, tokenise: impl Fn(&str) -> Result<Tokens>) -> bool {
+    pub(super) fn tokenise_next(&self, tokenise: impl Fn(&T) -> Result<Tokens>) -> bool {
         let mut state = self.state.lock();
         let (tenant, next) = loop {
             match state.lines.next_texts() {
@@ -193,7 +192,7 @@ impl Queue {
         self.state.lock().lines.tokenised()
     }
 
-    fn leave(&self, state: &mut State, texts: usize) {
+    fn leave(&self, state: &mut State<T>, texts: usize) {
         if texts > 0 {
             state.waiting -= texts;
             report_waiting(state.waiting);
@@ -218,7 +217,7 @@ impl Item {
     }
 }
 
-impl State {
+impl<T> State<T> {
     /// Takes out the texts of callers who hung up.
     fn drop_dead(&mut self) {
         let left = self.lines.drop_calls(Call::is_dead);
@@ -292,7 +291,7 @@ mod tests {
         Error::internal("crowded out")
     }
 
-    fn push(queue: &Queue, name: &str, texts: Vec<String>) -> Result<Reply, Refused> {
+    fn push(queue: &Queue, name: &str, texts: Vec<String>) -> Result<Reply, Refused<T>> {
         queue.push(&tenant(name), texts, crowded_out)
     }
 

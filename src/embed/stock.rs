@@ -5,8 +5,8 @@ use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
 use std::sync::Arc;
 
-use super::Forward;
 use super::bert::config::Pooling;
+use super::{Forward, Input};
 use crate::types::{Error, ErrorKind, Result};
 
 pub struct StockBert {
@@ -84,8 +84,9 @@ fn is_of_cuda(error: &CandleError) -> bool {
 }
 
 impl Forward for StockBert {
-    fn forward(&self, batch: &[&[u32]]) -> Result<Vec<Arc<[f32]>>> {
-        let result = self.pool.install(|| self.run(batch));
+    fn forward(&self, batch: &[Input]) -> Result<Vec<Arc<[f32]>>> {
+        let batch: Vec<&[u32]> = batch.iter().map(|input| input.ids).collect();
+        let result = self.pool.install(|| self.run(&batch));
         let vectors = result.map_err(|e| Error::internal("the embedding model failed").with_source(e))?;
         // Weights of another model can pass every check of shapes and still give NaN: never let that be stored.
         if vectors.iter().any(|vector| vector.iter().any(|x| !x.is_finite())) {

@@ -1,4 +1,4 @@
-//! Two threads that turn the queue's texts into vectors: one tokenises, one runs the model. A batch forms while the
+//! Two threads that turn the queue's texts into vectors, or its pairs into numbers: one tokenises, one runs the model. A batch forms while the
 //! one before it computes; with nothing to wait for, a lone text starts at once.
 
 use parking_lot::Mutex;
@@ -9,9 +9,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
-use super::Forward;
 use super::queue::{Item, Queue, Refused, Reply};
 use super::tokenize::Tokenise;
+use super::{Forward, Input};
 use crate::types::{Embedding, Error, ErrorKind, Result, TenantId};
 
 /// Longest a call may wait for one part of its embeddings. A backstop: callers bring their own deadlines.
@@ -23,27 +23,31 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// Parts of one large call that are in the queue at a time: one computes, one waits.
 const PARTS_AT_ONCE: usize = 2;
 
-pub(super) struct Worker {
-    queue: Arc<Queue>,
+/// Of a model that reads `T`: texts, or pairs of texts.
+pub(super) struct Worker<T> {
+    /// `embed` or `verify`; names threads and metrics.
+    name: &'static str,
+    queue: Arc<Queue<T>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-impl Worker {
+impl<T: Send + Sync + 'static> Worker<T> {
     /// `capacity`: texts that may wait. `batch_tokens`: most tokens of a batch; a longer text
     /// makes a batch of its own.
     pub(super) fn start(
-        tokenizer: impl Tokenise,
+        name: &'static str,
+        tokenizer: impl Tokenise<T>,
         model: impl Forward,
         capacity: usize,
         batch_tokens: usize,
     ) -> Result<Self> {
         let queue = Arc::new(Queue::new(capacity));
-        let worker = Self { queue: queue.clone(), threads: Mutex::default() };
+        let worker = Self { name, queue: queue.clone(), threads: Mutex::default() };
         let shared = queue.clone();
-        worker.spawn("embed-tokenise", move || while shared.tokenise_next(|text| tokenizer.tokenise(text)) {})?;
-        worker.spawn("embed-model", move || {
+        worker.spawn("tokenise", move || while shared.tokenise_next(|text| tokenizer.tokenise(text)) {})?;
+        worker.spawn("model", move || {
             while let Some(batch) = queue.next_batch(batch_tokens) {
-                compute(&model, batch);
+                compute(name, &model, batch);
             }
         })?;
         Ok(worker)
@@ -51,7 +55,7 @@ impl Worker {
 
     /// See [`super::Embedder::embed`]. A call with many texts goes through in parts, so that it never fills the
     /// queue; only the first part is refused when there is no room, the others wait for it.
-    pub(super) async fn embed(&self, tenant: &TenantId, texts: Vec<String>) -> Result<Vec<Embedding>> {
+    pub(super) async fn embed(&self, tenant: &TenantId, texts: Vec<T>) -> Result<Vec<Embedding>> {
         let part_size = (self.queue.capacity() / 4).max(1);
         let mut embeddings = Vec::with_capacity(texts.len());
         let mut replies = VecDeque::new();
@@ -94,44 +98,46 @@ impl Worker {
     }
 
     /// Runs `work` to its end on a new thread; a panic is counted and `work` starts again.
-    fn spawn(&self, name: &'static str, work: impl Fn() + Send + 'static) -> Result<()> {
+    fn spawn(&self, part: &str, work: impl Fn() + Send + 'static) -> Result<()> {
+        let name = format!("{}-{part}", self.name);
+        let thread_name = name.clone();
         let supervised = move || {
             while catch_unwind(AssertUnwindSafe(&work)).is_err() {
-                metrics::counter!("reprise_embed_panics_total", "thread" => name).increment(1);
-                tracing::error!(thread = name, "panic in an embedding thread; its batch failed, the thread goes on");
+                metrics::counter!("reprise_embed_panics_total", "thread" => name.clone()).increment(1);
+                tracing::error!(thread = %name, "panic in an embedding thread; its batch failed, the thread goes on");
             }
         };
-        let thread = thread::Builder::new().name(name.into()).spawn(supervised);
+        let thread = thread::Builder::new().name(thread_name).spawn(supervised);
         let thread = thread.map_err(|e| Error::internal("cannot start an embedding thread").with_source(e))?;
         self.threads.lock().push(thread);
         Ok(())
     }
 
-    async fn push_when_room(&self, tenant: &TenantId, mut part: Vec<String>) -> Result<Reply> {
+    async fn push_when_room(&self, tenant: &TenantId, mut part: Vec<T>) -> Result<Reply> {
         loop {
             let room = self.queue.room(); // before the look at the queue, so that no freed place is missed
             match self.queue.push(tenant, part, overloaded) {
                 Ok(reply) => return Ok(reply),
                 Err(Refused::Full(back)) => part = back,
-                Err(Refused::Closed) => return Err(refused(Refused::Closed)),
+                Err(Refused::Closed) => return Err(refused(Refused::<T>::Closed)),
             }
             let _ = timeout(RETRY_AFTER, room).await; // dead callers leave without a word: look again in any case
         }
     }
 }
 
-impl Drop for Worker {
+impl<T> Drop for Worker<T> {
     /// Callers hold the worker, so none is left: the threads end as soon as their batch does.
     fn drop(&mut self) {
         self.queue.close();
     }
 }
 
-fn compute(model: &impl Forward, batch: Vec<Item>) {
-    let ids: Vec<&[u32]> = batch.iter().map(|item| item.tokens.ids.as_slice()).collect();
+fn compute(name: &'static str, model: &impl Forward, batch: Vec<Item>) {
+    let inputs: Vec<Input> = batch.iter().map(|item| item.tokens.input()).collect();
     let started = Instant::now();
-    let result = model.forward(&ids);
-    report_batch(batch.len(), ids.iter().map(|ids| ids.len()).sum(), started.elapsed());
+    let result = model.forward(&inputs);
+    report_batch(name, &inputs, started.elapsed());
     match result {
         Ok(vectors) if vectors.len() == batch.len() => {
             batch.into_iter().zip(vectors).for_each(|(item, vector)| item.answer(vector));
@@ -152,7 +158,7 @@ async fn wait(reply: Reply) -> Result<Vec<Embedding>> {
     }
 }
 
-fn refused(why: Refused) -> Error {
+fn refused<T>(why: Refused<T>) -> Error {
     match why {
         Refused::Full(_) => overloaded(),
         Refused::Closed => Error::unavailable("the embedder is shut down"),
@@ -168,10 +174,11 @@ fn too_late() -> Error {
     Error::new(ErrorKind::DeadlineExceeded, format!("no embedding within {} s", REPLY_DEADLINE.as_secs()))
 }
 
-fn report_batch(texts: usize, tokens: usize, took: Duration) {
-    metrics::histogram!("reprise_embed_batch_texts").record(texts as f64);
-    metrics::histogram!("reprise_embed_batch_tokens").record(tokens as f64);
-    metrics::histogram!("reprise_embed_forward_seconds").record(took.as_secs_f64());
+fn report_batch(name: &'static str, inputs: &[Input], took: Duration) {
+    let tokens: usize = inputs.iter().map(|input| input.ids.len()).sum();
+    metrics::histogram!(format!("reprise_{name}_batch_texts")).record(inputs.len() as f64);
+    metrics::histogram!(format!("reprise_{name}_batch_tokens")).record(tokens as f64);
+    metrics::histogram!(format!("reprise_{name}_forward_seconds")).record(took.as_secs_f64());
 }
 
 #[cfg(test)]

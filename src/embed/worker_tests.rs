@@ -10,9 +10,10 @@ use super::*;
 struct Bytes;
 
 impl Tokenise for Bytes {
-    fn tokenise(&self, text: &str) -> Result<Tokens> {
+    fn tokenise(&self, text: &String) -> Result<Tokens> {
         assert_ne!(text, "bad text", "on purpose");
-        Ok(Tokens { ids: text.bytes().map(u32::from).collect(), truncated: false, unknown: 0 })
+        let ids: Vec<u32> = text.bytes().map(u32::from).collect();
+        Ok(Tokens { second: ids.len(), ids, truncated: false, unknown: 0 })
     }
 }
 

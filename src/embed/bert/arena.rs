@@ -63,11 +63,26 @@ pub struct Scratch {
     pub keys: Aligned<f32>,
     /// `(SCORE_ROWS, tokens of a sequence, padded to whole panels)`.
     pub scores: Aligned<f32>,
+    pub pair: PairScratch,
+}
+
+/// What a head needs for one pair of texts.
+#[derive(Default)]
+pub struct PairScratch {
+    /// Sums, then means, of the rows of each text.
+    pub means: [Vec<f32>; 2],
+    pub features: Vec<f32>,
+    pub hidden: Vec<f32>,
 }
 
 impl Scratch {
     pub fn new(panel: usize) -> Self {
-        Self { panel: Aligned::new(BLOCK * panel), keys: Aligned::new(0), scores: Aligned::new(0) }
+        Self {
+            panel: Aligned::new(BLOCK * panel),
+            keys: Aligned::new(0),
+            scores: Aligned::new(0),
+            pair: PairScratch::default(),
+        }
     }
 
     /// Makes room for the longest sequence of a group.

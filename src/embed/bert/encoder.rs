@@ -5,11 +5,12 @@
 
 use std::ops::Range;
 
-use super::arena::{Activations, SCORE_ROWS, Scratch};
+use super::arena::{Activations, PairScratch, SCORE_ROWS, Scratch};
 use super::config::{BertConfig, Pooling};
 use super::plan::{Group, Sequence};
 use super::team::Barrier;
-use super::weights::{BLOCK, Block, Linear, Norm, Weights};
+use super::weights::{BLOCK, Block, Head, Linear, Norm, Weights};
+use crate::embed::Input;
 use crate::embed::kernels::{Kernels, LayerNorm, Onto, Panel, Product};
 
 /// Up to this many rows, bfloat16 weights are widened as they are multiplied; for more rows it is cheaper to widen a
@@ -20,9 +21,27 @@ const FETCH_AHEAD: usize = 48;
 
 pub struct Encoder {
     pub config: BertConfig,
-    pub pooling: Pooling,
+    pub output: Output,
     pub kernels: Kernels,
     pub weights: Weights,
+}
+
+/// What becomes of the rows of a sequence.
+pub enum Output {
+    /// One unit vector.
+    Vector(Pooling),
+    /// One number for a pair of texts.
+    Score(Head),
+}
+
+impl Output {
+    /// Values for each sequence of a model of that width.
+    pub fn width(&self, width: usize) -> usize {
+        match self {
+            Self::Vector(_) => width,
+            Self::Score(_) => 1,
+        }
+    }
 }
 
 /// One thread's part in a pass.
@@ -71,19 +90,19 @@ struct Step<'a> {
 }
 
 impl Encoder {
-    /// Writes the vectors of a group's sequences to `vectors`, `(sequences of the batch, width)`, each at its place in the
-    /// batch.
+    /// Writes what becomes of a group's sequences to `out`, `(sequences of the batch, width of the output)`, each at its place
+    /// in the batch.
     ///
     /// # Safety
-    /// `at` has room for the group; `vectors` for the batch. Where several threads share a group, all call this with
-    /// the same arguments but for rank and scratch, and nothing else touches `at` and those vectors meanwhile. Every id is
+    /// `at` has room for the group; `out` for the batch. Where several threads share a group, all call this with
+    /// the same arguments but for rank and scratch, and nothing else touches `at` and those places of `out` meanwhile. Every id is
     /// below the size of the vocabulary, and no sequence longer than there are positions.
     pub unsafe fn encode(
         &self,
-        batch: &[&[u32]],
+        batch: &[Input],
         group: &Group,
         at: Activations,
-        vectors: *mut f32,
+        out: *mut f32,
         share: Share,
         scratch: &mut Scratch,
     ) {
@@ -115,20 +134,28 @@ impl Encoder {
             }
             for sequence in &group.sequences[share.of(group.sequences.len())] {
                 let rows = std::slice::from_raw_parts(at.hidden.add(sequence.start * width), sequence.len * width);
-                let vector = std::slice::from_raw_parts_mut(vectors.add(sequence.index * width), width);
-                pool(self.pooling, rows, vector);
+                match &self.output {
+                    Output::Vector(pooling) => {
+                        pool(*pooling, rows, std::slice::from_raw_parts_mut(out.add(sequence.index * width), width));
+                    }
+                    Output::Score(head) => {
+                        let second = batch[sequence.index].second;
+                        *out.add(sequence.index) = self.score(head, rows, second, share.barrier, scratch);
+                    }
+                }
             }
         }
     }
 
     /// Embeddings of this thread's rows: word and position (with token type) added.
-    unsafe fn look_up(&self, batch: &[&[u32]], group: &Group, to: *mut f32, share: Share) {
+    unsafe fn look_up(&self, batch: &[Input], group: &Group, to: *mut f32, share: Share) {
         let (width, own) = (self.config.hidden_size, share.of(group.tokens));
         for sequence in &group.sequences {
             let rows = sequence.start.max(own.start)..(sequence.start + sequence.len).min(own.end);
             for row in rows {
                 let position = row - sequence.start;
-                let id = batch[sequence.index][position] as usize;
+                let Input { ids, second } = batch[sequence.index];
+                let id = ids[position] as usize;
                 // SAFETY: passed on to the caller.
                 unsafe {
                     let to = to.add(row * width);
@@ -136,9 +163,11 @@ impl Encoder {
                         Panel::F32(word) => to.copy_from_nonoverlapping(word, width),
                         Panel::Bf16(word) => (self.kernels.widen)(word, to, width),
                     }
-                    let position = &self.weights.positions[position * width..][..width];
-                    for (sum, p) in std::slice::from_raw_parts_mut(to, width).iter_mut().zip(position) {
-                        *sum += p;
+                    let sum = std::slice::from_raw_parts_mut(to, width);
+                    let embedding = &self.weights.positions[position * width..][..width];
+                    sum.iter_mut().zip(embedding).for_each(|(sum, p)| *sum += p);
+                    if position >= second {
+                        sum.iter_mut().zip(&self.weights.second).for_each(|(sum, t)| *sum += t);
                     }
                 }
             }
@@ -273,6 +302,41 @@ impl Encoder {
             }
         }
     }
+}
+
+impl Encoder {
+    /// The head's number for the rows of a pair of which those from `second` on are the second text's. Its features are the
+    /// first row, the mean of all, and of the means of both texts the difference's magnitude and the product.
+    fn score(&self, head: &Head, rows: &[f32], second: usize, barrier: &Barrier, scratch: &mut Scratch) -> f32 {
+        let width = self.config.hidden_size;
+        let texts = rows.split_at(second * width);
+        let mut pair = std::mem::take(&mut scratch.pair);
+        let PairScratch { means: [first, other], features, hidden } = &mut pair;
+        sum(texts.0, width, first);
+        sum(texts.1, width, other);
+        features.clear();
+        features.extend_from_slice(&rows[..width]);
+        let all = rows.len() as f32 / width as f32;
+        features.extend(first.iter().zip(&*other).map(|(a, b)| (a + b) / all));
+        first.iter_mut().for_each(|x| *x /= second as f32);
+        other.iter_mut().for_each(|x| *x /= all - second as f32);
+        features.extend(first.iter().zip(&*other).map(|(a, b)| (a - b).abs()));
+        features.extend(first.iter().zip(&*other).map(|(a, b)| a * b));
+        hidden.resize(head.score.len(), 0.0);
+        let (from, to) = (features.as_ptr(), hidden.as_mut_ptr());
+        let step = Step { layer: &head.dense, tokens: 1, from, to, residual: None, gelu: true };
+        // SAFETY: one row of features, as many as the layer's depth, and room for its width; nobody else works on them.
+        unsafe { self.linear(step, Share { rank: 0, of: 1, barrier }, scratch) };
+        let score = hidden.iter().zip(&head.score).map(|(x, weight)| x * weight).sum::<f32>() + head.bias;
+        scratch.pair = pair;
+        score
+    }
+}
+
+fn sum(rows: &[f32], width: usize, to: &mut Vec<f32>) {
+    to.clear();
+    to.resize(width, 0.0);
+    rows.chunks_exact(width).for_each(|row| to.iter_mut().zip(row).for_each(|(sum, x)| *sum += x));
 }
 
 /// Keys as panels of columns: `size` rows of `panel` keys, then the next panel's. What lies behind the last key is 0.

@@ -1,4 +1,5 @@
-//! The forward pass on the CPU, our own: BERT-family encoders over packed batches of sequences of any lengths.
+//! The forward pass on the CPU, our own: BERT-family encoders over packed batches of sequences of any lengths, be they texts
+//! or pairs of texts.
 //!
 //! - [`config`]: what the model's files say of it;
 //! - [`weights`]: the weights, laid out once for the kernels;
@@ -21,19 +22,32 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use self::arena::{Activations, Arena, Scratch};
 use self::config::{BertConfig, Pooling};
-use self::encoder::{Encoder, Share};
+use self::encoder::{Encoder, Output, Share};
 use self::plan::Plan;
 use self::team::Team;
-use self::weights::Weights;
-use super::Forward;
+use self::weights::{Head, Weights};
 use super::kernels::Kernels;
+use super::{Cores, Forward, Input};
 use crate::config::Precision;
 use crate::types::{Error, ErrorKind, Result};
 
 pub struct Bert {
     encoder: Encoder,
+    cores: Cores,
     state: Mutex<State>,
 }
+
+/// What a model gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A unit vector for each text.
+    Embedder(Pooling),
+    /// One number for each pair of texts.
+    Verifier,
+}
+
+/// Features that a verifier's head reads, for each value of the model's width.
+const FEATURES: usize = 4;
 
 /// What a pass needs besides the weights. Locked for the whole of it: passes come from one thread, one after the other.
 struct State {
@@ -47,16 +61,17 @@ struct State {
 }
 
 impl Bert {
-    /// `weights`: the bytes of `model.safetensors`. `threads`: at least one, the caller's included.
+    /// `weights`: the bytes of `model.safetensors`. `threads`: at least one, the caller's included. Passes of models with the
+    /// same `cores` take turns.
     ///
     /// Errors: [`ErrorKind::Unsupported`] for a model whose sizes or activation function the kernels do not know,
     /// [`ErrorKind::Corrupt`] when the weights do not fit `config`.
     pub fn load(
         config: BertConfig,
-        pooling: Pooling,
+        kind: Kind,
         weights: &[u8],
         precision: Precision,
-        threads: usize,
+        (threads, cores): (usize, Cores),
         kernels: Kernels,
     ) -> Result<Self> {
         if config.hidden_act != "gelu" {
@@ -68,7 +83,16 @@ impl Bert {
             let message = format!("a model whose sizes {multiples:?} are not multiples of {}", kernels.panel);
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
+        let output = match kind {
+            Kind::Embedder(pooling) => Output::Vector(pooling),
+            Kind::Verifier => {
+                Output::Score(Head::load(weights, FEATURES * config.hidden_size, precision, kernels.panel)?)
+            }
+        };
         let weights = Weights::load(weights, &config, precision, kernels.panel)?;
+        if kind == Kind::Verifier && weights.second.len() != config.hidden_size {
+            return Err(Error::new(ErrorKind::Corrupt, "model.safetensors: a verifier needs two token types"));
+        }
         let team = Team::new(threads)?;
         let state = State {
             plan: Plan::default(),
@@ -78,23 +102,30 @@ impl Bert {
             vectors: Vec::new(),
             team,
         };
-        Ok(Self { encoder: Encoder { config, pooling, kernels, weights }, state: Mutex::new(state) })
+        Ok(Self { encoder: Encoder { config, output, kernels, weights }, cores, state: Mutex::new(state) })
     }
 
-    fn check(&self, batch: &[&[u32]]) -> Result<()> {
+    fn check(&self, batch: &[Input]) -> Result<()> {
         let (longest, words) = (self.encoder.config.longest_text(), self.encoder.config.vocab_size);
-        let wrong = |ids: &&[u32]| ids.is_empty() || ids.len() > longest || ids.iter().any(|id| *id as usize >= words);
+        let is_pairs = matches!(self.encoder.output, Output::Score(_));
+        let wrong = |input: &Input| {
+            let len = input.ids.len();
+            let divided = if is_pairs { 0 < input.second && input.second < len } else { input.second == len };
+            len == 0 || len > longest || !divided || input.ids.iter().any(|id| *id as usize >= words)
+        };
         if batch.iter().any(wrong) {
-            return Err(Error::internal("a text's tokens are not ones the embedding model takes"));
+            return Err(Error::internal("a text's tokens are not ones the model takes"));
         }
         Ok(())
     }
 }
 
 impl Forward for Bert {
-    fn forward(&self, batch: &[&[u32]]) -> Result<Vec<Arc<[f32]>>> {
+    fn forward(&self, batch: &[Input]) -> Result<Vec<Arc<[f32]>>> {
         self.check(batch)?;
-        let (encoder, width) = (&self.encoder, self.encoder.config.hidden_size);
+        let encoder = &self.encoder;
+        let width = encoder.output.width(encoder.config.hidden_size);
+        let _turn = self.cores.turn();
         let mut state = self.state.lock();
         let State { team, plan, arenas, scratches, activations, vectors } = &mut *state;
         plan.make(batch, team.size());
@@ -124,7 +155,7 @@ impl Forward for Bert {
         let vectors = &vectors[..batch.len() * width];
         // Weights of another model can pass every check of shapes and still give NaN: never let that be stored.
         if vectors.iter().any(|x| !x.is_finite()) {
-            return Err(Error::internal("the embedding model gave values that are not numbers"));
+            return Err(Error::internal("the model gave values that are not numbers"));
         }
         Ok(vectors.chunks_exact(width).map(Arc::from).collect())
     }

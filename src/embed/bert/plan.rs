@@ -6,6 +6,8 @@
 
 use std::cmp::Reverse;
 
+use crate::embed::Input;
+
 /// Tokens of a group, about. Enough that weights are read once for many rows, few enough that a group's activations stay
 /// in the second-level cache.
 const GROUP: usize = 64;
@@ -51,8 +53,8 @@ impl Plan {
     }
 
     /// No sequence of `batch` is empty. `threads`: at least one.
-    pub fn make(&mut self, batch: &[&[u32]], threads: usize) {
-        let total: usize = batch.iter().map(|ids| ids.len()).sum();
+    pub fn make(&mut self, batch: &[Input], threads: usize) {
+        let total: usize = batch.iter().map(|input| input.ids.len()).sum();
         let each = total.div_ceil(threads);
         // As many groups as threads can take in turns, so that all end at about the same time.
         let turns = each.div_ceil(GROUP).max(1);
@@ -76,11 +78,11 @@ impl Plan {
     }
 
     /// The longest sequences first, each to the group that has least.
-    fn divide(&mut self, batch: &[&[u32]], groups: usize) {
+    fn divide(&mut self, batch: &[Input], groups: usize) {
         self.order.clear();
         self.order.extend(0..batch.len());
         if groups > 1 {
-            self.order.sort_unstable_by_key(|&index| (Reverse(batch[index].len()), index));
+            self.order.sort_unstable_by_key(|&index| (Reverse(batch[index].ids.len()), index));
         }
         self.used = groups.min(batch.len());
         self.groups.resize_with(self.groups.len().max(self.used), Group::default);
@@ -91,7 +93,7 @@ impl Plan {
         }
         for &index in &self.order {
             let Some(group) = groups.iter_mut().min_by_key(|group| group.tokens) else { return };
-            let len = batch[index].len();
+            let len = batch[index].ids.len();
             group.sequences.push(Sequence { index, start: group.tokens, len });
             group.tokens += len;
         }
@@ -112,7 +114,7 @@ mod tests {
 
     fn make(plan: &mut Plan, lengths: &[usize], threads: usize) {
         let ids = [0; 300];
-        plan.make(&lengths.iter().map(|len| &ids[..*len]).collect::<Vec<_>>(), threads);
+        plan.make(&lengths.iter().map(|len| Input::text(&ids[..*len])).collect::<Vec<_>>(), threads);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 const VOCABULARY: u32 = 50;
 const POSITIONS: usize = 90;
+const HEAD: usize = 32;
 
 /// Sizes that every instruction set's panels fit.
 fn config(layers: usize, heads: usize) -> String {
@@ -52,6 +53,10 @@ fn weights(config: &BertConfig, seed: u64) -> Vec<u8> {
         add(format!("{norm}.LayerNorm.weight"), &[hidden], 1.0);
         add(format!("{norm}.LayerNorm.bias"), &[hidden], 0.0);
     }
+    add("verifier.dense.weight".into(), &[HEAD, FEATURES * hidden], 0.0);
+    add("verifier.dense.bias".into(), &[HEAD], 0.0);
+    add("verifier.score.weight".into(), &[1, HEAD], 0.0);
+    add("verifier.score.bias".into(), &[1], 0.0);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.safetensors");
     candle_core::safetensors::save(&tensors, &file).unwrap();
@@ -61,7 +66,7 @@ fn weights(config: &BertConfig, seed: u64) -> Vec<u8> {
 fn load(json: &str, pooling: Pooling, precision: Precision, threads: usize, kernels: Kernels) -> Bert {
     let config = BertConfig::parse(json.as_bytes()).unwrap();
     let weights = weights(&config, 1);
-    Bert::load(config, pooling, &weights, precision, threads, kernels).unwrap()
+    Bert::load(config, Kind::Embedder(pooling), &weights, precision, (threads, Cores::default()), kernels).unwrap()
 }
 
 fn sequences(seed: u64, lengths: &[usize]) -> Vec<Vec<u32>> {
@@ -70,7 +75,7 @@ fn sequences(seed: u64, lengths: &[usize]) -> Vec<Vec<u32>> {
 }
 
 fn run(model: &dyn Forward, sequences: &[Vec<u32>]) -> Vec<Arc<[f32]>> {
-    model.forward(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap()
+    model.forward(&sequences.iter().map(|ids| Input::text(ids)).collect::<Vec<_>>()).unwrap()
 }
 
 fn furthest(a: &[f32], b: &[f32]) -> f32 {
@@ -123,20 +128,127 @@ fn a_vector_does_not_depend_on_its_batch_to_the_last_bit() {
     }
 }
 
+/// The score of a pair by candle, and a head written out.
+fn score_by_candle(json: &str, file: &[u8], ids: &[u32], second: usize) -> f32 {
+    let file = candle_nn::VarBuilder::from_buffered_safetensors(file.to_vec(), candle_core::DType::F32, &Device::Cpu);
+    let (file, config) = (file.unwrap(), serde_json::from_str(json).unwrap());
+    let model = candle_transformers::models::bert::BertModel::load(file.clone(), &config).unwrap();
+    let types: Vec<u32> = (0..ids.len()).map(|at| u32::from(at >= second)).collect();
+    let row = |values: &[u32]| Tensor::from_slice(values, (1, values.len()), &Device::Cpu).unwrap();
+    let rows = model.forward(&row(ids), &row(&types), None).unwrap().squeeze(0).unwrap();
+    let mean = |start, len| rows.narrow(0, start, len).unwrap().mean(0).unwrap();
+    let (first, other) = (mean(0, second), mean(second, ids.len() - second));
+    let parts =
+        [rows.get(0).unwrap(), mean(0, ids.len()), (&first - &other).unwrap().abs().unwrap(), (first * other).unwrap()];
+    let features = Tensor::cat(&parts, 0).unwrap().unsqueeze(0).unwrap();
+    let width = config.hidden_size;
+    let dense = candle_nn::linear(FEATURES * width, HEAD, file.pp("verifier.dense")).unwrap();
+    let score = candle_nn::linear(HEAD, 1, file.pp("verifier.score")).unwrap();
+    use candle_nn::Module;
+    let hidden = dense.forward(&features).unwrap().gelu_erf().unwrap();
+    score.forward(&hidden).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()[0]
+}
+
+#[test]
+fn every_instruction_set_and_number_of_threads_gives_the_scores_of_candle() {
+    let json = config(2, 3);
+    let parsed = BertConfig::parse(json.as_bytes()).unwrap();
+    let file = weights(&parsed, 7);
+    let sequences = sequences(8, &[2, 9, 90, 17, 16, 33, 40, 5, 64]);
+    let pairs: Vec<_> = sequences.iter().map(|ids| Input { ids, second: ids.len().div_ceil(3) }).collect();
+    let expected: Vec<_> = pairs.iter().map(|pair| score_by_candle(&json, &file, pair.ids, pair.second)).collect();
+    for number in 0..Kernels::all().len() {
+        for (threads, precision, most) in
+            [(1, Precision::F32, 1e-4), (3, Precision::F32, 1e-4), (2, Precision::Bf16, 0.1)]
+        {
+            let (parsed, kernels) = (parsed.clone(), Kernels::all().swap_remove(number));
+            let name = kernels.name;
+            let model =
+                Bert::load(parsed, Kind::Verifier, &file, precision, (threads, Cores::default()), kernels).unwrap();
+            for (from, to) in [(0, pairs.len()), (1, 2), (2, 3)] {
+                let scores = model.forward(&pairs[from..to]).unwrap();
+                for (score, expected) in scores.iter().zip(&expected[from..]) {
+                    let off = (score[0] - expected).abs();
+                    assert!(score.len() == 1 && off < most, "{name}, {threads} threads, {precision:?}: {off}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_in_8_bits_are_their_codes_times_the_factor_of_their_row() {
+    let json = config(1, 1);
+    let parsed = BertConfig::parse(json.as_bytes()).unwrap();
+    let full = weights(&parsed, 9);
+    let read = safetensors::SafeTensors::deserialize(&full).unwrap();
+    // The same, with every matrix rounded to codes.
+    let mut rounded = Vec::new();
+    let mut coded = Vec::new();
+    for (name, tensor) in read.tensors() {
+        let values: Vec<f32> =
+            tensor.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        let width = *tensor.shape().last().unwrap();
+        let (mut scales, mut codes, mut back) = (Vec::new(), Vec::new(), Vec::new());
+        for row in values.chunks_exact(width) {
+            let scale = row.iter().fold(0.0f32, |most, x| most.max(x.abs())) / 127.0;
+            scales.push(scale);
+            codes.extend(row.iter().map(|x| (x / scale).round() as i8));
+        }
+        let wide = scales.iter().flat_map(|scale| std::iter::repeat_n(scale, width));
+        back.extend(codes.iter().zip(wide).map(|(code, scale)| f32::from(*code) * scale));
+        let bytes = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+        let shape = tensor.shape().to_vec();
+        let (f32_type, is_matrix) = (safetensors::Dtype::F32, shape.len() == 2);
+        rounded.push((name.clone(), f32_type, shape.clone(), bytes(if is_matrix { &back } else { &values })));
+        if is_matrix {
+            let codes = codes.iter().map(|code| code.cast_unsigned()).collect();
+            coded.push((format!("{name}.scale"), f32_type, vec![shape[0]], bytes(&scales)));
+            coded.push((name, safetensors::Dtype::I8, shape, codes));
+        } else {
+            coded.push((name, f32_type, shape, bytes(&values)));
+        }
+    }
+    let file = |tensors: &[(String, safetensors::Dtype, Vec<usize>, Vec<u8>)]| {
+        let views: Vec<_> = tensors
+            .iter()
+            .map(|t| (t.0.as_str(), safetensors::tensor::TensorView::new(t.1, t.2.clone(), &t.3).unwrap()))
+            .collect();
+        safetensors::serialize(views, None).unwrap()
+    };
+    let score = |file: &[u8]| {
+        let cores = (1, Cores::default());
+        let model = Bert::load(parsed.clone(), Kind::Verifier, file, Precision::F32, cores, Kernels::best()).unwrap();
+        model.forward(&[Input { ids: &[3, 14, 15, 9, 2], second: 2 }]).unwrap()[0][0]
+    };
+    assert_eq!(score(&file(&coded)), score(&file(&rounded)));
+    coded.retain(|(name, ..)| name != "encoder.layer.0.output.dense.weight.scale");
+    let broken = Bert::load(
+        parsed.clone(),
+        Kind::Verifier,
+        &file(&coded),
+        Precision::F32,
+        (1, Cores::default()),
+        Kernels::best(),
+    );
+    assert_eq!(broken.map(|_| ()).unwrap_err().kind, ErrorKind::Corrupt);
+}
+
 #[test]
 fn tokens_the_model_does_not_have_are_refused() {
     let model = load(&config(1, 1), Pooling::Mean, Precision::F32, 1, Kernels::best());
     for bad in [vec![], vec![VOCABULARY], vec![1; POSITIONS + 1]] {
-        assert_eq!(model.forward(&[&bad]).unwrap_err().kind, ErrorKind::Internal);
+        assert_eq!(model.forward(&[Input::text(&bad)]).unwrap_err().kind, ErrorKind::Internal);
     }
-    assert_eq!(model.forward(&[&[1; POSITIONS]]).unwrap().len(), 1);
+    assert_eq!(model.forward(&[Input::text(&[1; POSITIONS])]).unwrap().len(), 1);
 }
 
 #[test]
 fn a_model_that_the_kernels_cannot_run_is_refused_by_what_it_is() {
     let kind = |json: &str, file: &[u8]| {
         let config = BertConfig::parse(json.as_bytes())?;
-        Bert::load(config, Pooling::Mean, file, Precision::F32, 1, Kernels::best()).map(|_| ())
+        let kind = Kind::Embedder(Pooling::Mean);
+        Bert::load(config, kind, file, Precision::F32, (1, Cores::default()), Kernels::best()).map(|_| ())
     };
     let json = config(1, 2);
     let file = weights(&BertConfig::parse(json.as_bytes()).unwrap(), 1);
@@ -162,5 +274,5 @@ fn positions_of_roberta_start_behind_the_padding() {
     assert_eq!((config.first_position(), config.longest_text()), (2, POSITIONS - 2));
     let model = load(&json, Pooling::Mean, Precision::F32, 1, Kernels::best());
     assert_eq!(model.encoder.weights.positions.len(), (POSITIONS - 2) * config.hidden_size);
-    assert!(model.forward(&[&[1; POSITIONS - 1]]).is_err());
+    assert!(model.forward(&[Input::text(&[1; POSITIONS - 1])]).is_err());
 }

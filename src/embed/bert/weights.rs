@@ -1,8 +1,8 @@
 //! The weights as the forward pass reads them: linear layers in panels, query, key and value as one layer, the query
 //! scaled beforehand. Done once, when the model is loaded.
 
-use candle_core::{DType, Device, Tensor};
-use std::collections::HashMap;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 
 use super::aligned::Aligned;
 use super::config::BertConfig;
@@ -19,8 +19,18 @@ pub struct Weights {
     pub words: Table,
     /// One row per position, the embedding of token type 0 added; rows before a text's first position are left out.
     pub positions: Vec<f32>,
+    /// What the tokens of a second text have on top: the embedding of token type 1, less that of type 0. Empty where the
+    /// model knows one type.
+    pub second: Vec<f32>,
     pub embedded: Norm,
     pub layers: Vec<Layer>,
+}
+
+/// What makes one number of a pair of texts: a layer with GELU over the pair's features, and one over that.
+pub struct Head {
+    pub dense: Linear,
+    pub score: Vec<f32>,
+    pub bias: f32,
 }
 
 pub struct Layer {
@@ -59,18 +69,19 @@ impl Weights {
     ///
     /// Errors: [`ErrorKind::Corrupt`] when the file does not parse or does not fit `config`.
     pub fn load(file: &[u8], config: &BertConfig, precision: Precision, panel: usize) -> Result<Self> {
-        let tensors = candle_core::safetensors::load_buffer(file, &Device::Cpu).map_err(corrupt)?;
-        let source = Source { tensors, precision, panel };
+        let source = Source::new(file, precision, panel)?;
         let hidden = config.hidden_size;
         let types = source.matrix("embeddings.token_type_embeddings.weight", None, hidden)?;
         let all_positions =
             source.matrix("embeddings.position_embeddings.weight", Some(config.max_position_embeddings), hidden)?;
         let positions = &all_positions[config.first_position() * hidden..];
         let positions = positions.iter().zip(types[..hidden].iter().cycle()).map(|(p, t)| p + t).collect();
+        let second = types[hidden..].iter().zip(&types).map(|(second, first)| second - first).take(hidden).collect();
         let words = source.matrix("embeddings.word_embeddings.weight", Some(config.vocab_size), hidden)?;
         Ok(Self {
             words: Table::new(&words, precision, panel),
             positions,
+            second,
             embedded: source.norm("embeddings.LayerNorm", hidden)?,
             layers: (0..config.num_hidden_layers).map(|n| Layer::load(&source, config, n)).collect::<Result<_>>()?,
         })
@@ -101,6 +112,21 @@ impl Layer {
             down: linear("output.dense", inner, hidden)?,
             output_norm: source.norm(&name("output.LayerNorm"), hidden)?,
         })
+    }
+}
+
+impl Head {
+    /// Of a model that was trained on pairs: `verifier.dense` over `features` values, `verifier.score` over what that gives.
+    pub fn load(file: &[u8], features: usize, precision: Precision, panel: usize) -> Result<Self> {
+        let source = Source::new(file, precision, panel)?;
+        let score = source.values("verifier.score.weight", None)?;
+        let width = score.len();
+        if width == 0 || !width.is_multiple_of(panel) {
+            return Err(misfit(format!("has a head of {width} values, not of a multiple of {panel}")));
+        }
+        let dense = source.pack(source.linear("verifier.dense", features, width)?, features, width)?;
+        let bias = source.values("verifier.score.bias", Some(1))?[0];
+        Ok(Self { dense, score, bias })
     }
 }
 
@@ -167,21 +193,44 @@ impl Table {
 }
 
 /// The tensors of a file, by name.
-struct Source {
-    tensors: HashMap<String, Tensor>,
+struct Source<'a> {
+    tensors: SafeTensors<'a>,
     precision: Precision,
     panel: usize,
 }
 
-impl Source {
+impl<'a> Source<'a> {
+    fn new(file: &'a [u8], precision: Precision, panel: usize) -> Result<Self> {
+        let tensors = SafeTensors::deserialize(file)
+            .map_err(|e| Error::new(ErrorKind::Corrupt, "model.safetensors does not parse").with_source(e))?;
+        Ok(Self { tensors, precision, panel })
+    }
+
     /// Values of a tensor of that many. Files name tensors with and without the prefix of the model's kind.
     fn values(&self, name: &str, count: Option<usize>) -> Result<Vec<f32>> {
-        let prefixed = ["", "bert.", "roberta."].iter().find_map(|prefix| self.tensors.get(&format!("{prefix}{name}")));
-        let tensor = prefixed.ok_or_else(|| misfit(format!("has no tensor {name}")))?;
-        if count.is_some_and(|count| count != tensor.elem_count()) {
-            return Err(misfit(format!("tensor {name} is of shape {:?}, not what config.json says", tensor.dims())));
+        let tensor = self.tensor(name).ok_or_else(|| misfit(format!("has no tensor {name}")))?;
+        if count.is_some_and(|count| count != tensor.shape().iter().product()) {
+            return Err(misfit(format!("tensor {name} is of shape {:?}, not what config.json says", tensor.shape())));
         }
-        tensor.flatten_all().and_then(|t| t.to_dtype(DType::F32)).and_then(|t| t.to_vec1()).map_err(corrupt)
+        if tensor.dtype() == Dtype::I8 {
+            return self.scaled(name, &tensor);
+        }
+        numbers(&tensor).ok_or_else(|| misfit(format!("tensor {name} is of type {:?}", tensor.dtype())))
+    }
+
+    fn tensor(&self, name: &str) -> Option<TensorView<'a>> {
+        ["", "bert.", "roberta."].iter().find_map(|prefix| self.tensors.tensor(&format!("{prefix}{name}")).ok())
+    }
+
+    /// Values of a matrix in 8 bits, each row with a factor of its own in the tensor `name.scale`.
+    fn scaled(&self, name: &str, tensor: &TensorView) -> Result<Vec<f32>> {
+        let scales = self.tensor(&format!("{name}.scale")).and_then(|scales| numbers(&scales)).unwrap_or_default();
+        let [rows, width] = *tensor.shape() else { return Err(misfit(format!("tensor {name} is no matrix"))) };
+        if scales.len() != rows || width == 0 {
+            return Err(misfit(format!("tensor {name} has {rows} rows, and {} scales", scales.len())));
+        }
+        let rows = tensor.data().chunks_exact(width).zip(scales);
+        Ok(rows.flat_map(|(row, scale)| row.iter().map(move |code| f32::from(code.cast_signed()) * scale)).collect())
     }
 
     fn matrix(&self, name: &str, rows: Option<usize>, width: usize) -> Result<Vec<f32>> {
@@ -219,6 +268,13 @@ fn misfit(what: String) -> Error {
     Error::new(ErrorKind::Corrupt, format!("model.safetensors {what}"))
 }
 
-fn corrupt(error: candle_core::Error) -> Error {
-    Error::new(ErrorKind::Corrupt, "model.safetensors does not fit config.json").with_source(error)
+/// `None` for a type that weights do not come in.
+fn numbers(tensor: &TensorView) -> Option<Vec<f32>> {
+    let (halves, words) = (tensor.data().as_chunks::<2>().0, tensor.data().as_chunks::<4>().0);
+    match tensor.dtype() {
+        Dtype::F32 => Some(words.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
+        Dtype::F16 => Some(halves.iter().map(|bytes| half::f16::from_le_bytes(*bytes).to_f32()).collect()),
+        Dtype::BF16 => Some(halves.iter().map(|bytes| half::bf16::from_le_bytes(*bytes).to_f32()).collect()),
+        _ => None,
+    }
 }
