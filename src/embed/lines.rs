@@ -119,7 +119,7 @@ impl<T> Lines<T> {
         self.lines.iter().map(|line| line.items.len()).sum()
     }
 
-    fn line(&mut self, tenant: &TenantId) -> &mut Line {
+    fn line(&mut self, tenant: &TenantId) -> &mut Line<T> {
         let at = self.lines.iter().position(|line| line.tenant == *tenant).unwrap_or_else(|| {
             let present = self.lines.iter().filter(|line| line.waiting() > 0);
             let tokenised = present.map(|line| line.tokenised).min().unwrap_or(0);

@@ -11,7 +11,7 @@ use super::bert::config::{BertConfig, Pooling};
 use super::bert::{Bert, Kind};
 use super::kernels::Kernels;
 use super::stock::StockBert;
-use super::tokenize::{BertTokenizer, Tokenise};
+use super::tokenize::BertTokenizer;
 use super::worker::Worker;
 use super::{Cores, Embedder, EmbeddingModel, Forward, Input};
 use crate::config;
@@ -135,7 +135,7 @@ impl Embedder for LocalEmbedder {
     /// An empty text is a text: it gets the vector of `[CLS] [SEP]`. More texts than the queue holds go through in
     /// parts. After [`LocalEmbedder::close`], [`ErrorKind::Unavailable`].
     async fn embed(&self, tenant: &TenantId, texts: Vec<String>) -> Result<Vec<Embedding>> {
-        self.worker.embed(tenant, texts).await
+        self.worker.call(tenant, texts).await
     }
 
     async fn ping(&self) -> Result<()> {

@@ -13,6 +13,8 @@ use super::tokenize::Tokens;
 use crate::types::{Embedding, Error, Result, TenantId};
 
 pub(super) struct Queue<T> {
+    /// See [`super::worker::Worker`].
+    name: &'static str,
     capacity: usize,
     state: Mutex<State<T>>,
     /// Told when texts came in, or the queue closed.
@@ -60,8 +62,9 @@ pub(super) enum Refused<T> {
 }
 
 impl<T> Queue<T> {
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(super) fn new(name: &'static str, capacity: usize) -> Self {
         Self {
+            name,
             capacity: capacity.max(1),
             state: Mutex::new(State { lines: Lines::default(), waiting: 0, closed: false }),
             texts_came: Condvar::new(),
@@ -89,7 +92,7 @@ impl<T> Queue<T> {
             return Err(Refused::Closed);
         }
         if state.waiting + texts.len() > self.capacity {
-            state.drop_dead();
+            report_skipped(self.name, state.drop_dead());
         }
         while state.waiting + texts.len() > self.capacity {
             let share = self.capacity / state.lines.tenants_with(tenant);
@@ -101,7 +104,7 @@ impl<T> Queue<T> {
             call.fail(crowded_out());
         }
         state.waiting += texts.len();
-        report_waiting(state.waiting);
+        report_waiting(self.name, state.waiting);
         let (caller, reply) = oneshot::channel();
         let answer = Answer { embeddings: vec![None; texts.len()], missing: texts.len(), caller: Some(caller) };
         state.lines.push(tenant, Texts { texts, call: Arc::new(Call { answer: Mutex::new(answer) }) });
@@ -135,7 +138,7 @@ impl<T> Queue<T> {
         let (tenant, next) = loop {
             match state.lines.next_texts() {
                 Some((_, next)) if next.call.is_dead() => {
-                    report_skipped(next.texts.len());
+                    report_skipped(self.name, next.texts.len());
                     self.leave(&mut state, next.texts.len());
                 }
                 Some(next) => break next,
@@ -145,7 +148,7 @@ impl<T> Queue<T> {
         };
         drop(state);
         let mut taken = Taken { queue: self, texts: next.texts.len() };
-        let tokens: Result<Vec<_>> = next.texts.iter().map(|text| tokenise(text)).collect();
+        let tokens: Result<Vec<_>> = next.texts.iter().map(tokenise).collect();
         match tokens {
             Ok(tokens) => {
                 let items = tokens.into_iter().enumerate();
@@ -169,7 +172,7 @@ impl<T> Queue<T> {
             let room = if batch.is_empty() { usize::MAX } else { budget.saturating_sub(tokens) };
             match state.lines.next_item(room) {
                 Some(dead) if dead.call.is_dead() => {
-                    report_skipped(1);
+                    report_skipped(self.name, 1);
                     self.leave(&mut state, 1);
                 }
                 Some(item) => {
@@ -195,7 +198,7 @@ impl<T> Queue<T> {
     fn leave(&self, state: &mut State<T>, texts: usize) {
         if texts > 0 {
             state.waiting -= texts;
-            report_waiting(state.waiting);
+            report_waiting(self.name, state.waiting);
             self.room.notify_waiters();
         }
         if state.waiting == 0 {
@@ -218,11 +221,11 @@ impl Item {
 }
 
 impl<T> State<T> {
-    /// Takes out the texts of callers who hung up.
-    fn drop_dead(&mut self) {
+    /// Takes out the texts of callers who hung up; gives how many there were.
+    fn drop_dead(&mut self) -> usize {
         let left = self.lines.drop_calls(Call::is_dead);
-        report_skipped(left);
         self.waiting -= left;
+        left
     }
 }
 
@@ -256,12 +259,12 @@ impl Answer {
 }
 
 /// Texts at the tokeniser; should it panic, they leave the queue all the same.
-struct Taken<'a> {
-    queue: &'a Queue,
+struct Taken<'a, T> {
+    queue: &'a Queue<T>,
     texts: usize,
 }
 
-impl Drop for Taken<'_> {
+impl<T> Drop for Taken<'_, T> {
     fn drop(&mut self) {
         if self.texts > 0 {
             self.queue.leave(&mut self.queue.state.lock(), self.texts);
@@ -269,14 +272,14 @@ impl Drop for Taken<'_> {
     }
 }
 
-fn report_skipped(texts: usize) {
+fn report_skipped(name: &str, texts: usize) {
     if texts > 0 {
-        metrics::counter!("reprise_embed_skipped_total").increment(texts as u64);
+        metrics::counter!(format!("reprise_{name}_skipped_total")).increment(texts as u64);
     }
 }
 
-fn report_waiting(texts: usize) {
-    metrics::gauge!("reprise_embed_queue_texts").set(texts as f64);
+fn report_waiting(name: &str, texts: usize) {
+    metrics::gauge!(format!("reprise_{name}_queue_texts")).set(texts as f64);
 }
 
 #[cfg(test)]
@@ -291,12 +294,14 @@ mod tests {
         Error::internal("crowded out")
     }
 
-    fn push(queue: &Queue, name: &str, texts: Vec<String>) -> Result<Reply, Refused<T>> {
+    fn push(queue: &Queue<String>, name: &str, texts: Vec<String>) -> Result<Reply, Refused<String>> {
         queue.push(&tenant(name), texts, crowded_out)
     }
 
-    fn letters(text: &str) -> Result<Tokens> {
-        Ok(Tokens { ids: text.bytes().map(u32::from).collect(), truncated: false, unknown: 0 })
+    #[allow(clippy::ptr_arg, reason = "the queue hands over what it holds")]
+    fn letters(text: &String) -> Result<Tokens> {
+        let ids: Vec<u32> = text.bytes().map(u32::from).collect();
+        Ok(Tokens { second: ids.len(), ids, truncated: false, unknown: 0 })
     }
 
     fn spell(batch: Option<Vec<Item>>) -> Vec<String> {
@@ -306,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_filled_in_order_up_to_its_tokens_and_a_longer_text_goes_alone() {
-        let queue = Queue::new(10);
+        let queue = Queue::new("test", 10);
         let text = |length: usize| "x".repeat(length);
         let _reply = push(&queue, "t", vec![text(10), text(20), text(11), text(200), text(9)]).unwrap();
         assert!(queue.tokenise_next(letters));
@@ -318,7 +323,7 @@ mod tests {
 
     #[test]
     fn a_tenant_with_one_text_does_not_wait_for_all_of_anothers() {
-        let queue = Queue::new(100);
+        let queue = Queue::new("test", 100);
         let many: Vec<_> = (0..8).map(|_| "many".to_owned()).collect();
         let _many = push(&queue, "greedy", many).unwrap();
         assert!(queue.tokenise_next(letters));
@@ -331,7 +336,7 @@ mod tests {
 
     #[test]
     fn in_a_full_queue_the_tenant_with_most_makes_room_for_one_with_less_than_its_share() {
-        let queue = Queue::new(4);
+        let queue = Queue::new("test", 4);
         let texts = |n| vec!["x".to_owned(); n];
         let mut first = push(&queue, "greedy", texts(2)).unwrap();
         let mut second = push(&queue, "greedy", texts(2)).unwrap();
@@ -346,7 +351,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_gives_the_texts_back_and_makes_room_by_dropping_the_dead() {
-        let queue = Queue::new(3);
+        let queue = Queue::new("test", 3);
         let texts = |n| vec![String::new(); n];
         let first = push(&queue, "t", texts(2)).unwrap();
         assert_eq!(push(&queue, "t", texts(2)).err(), Some(Refused::Full(texts(2))));
@@ -360,7 +365,7 @@ mod tests {
 
     #[test]
     fn a_tokeniser_that_fails_or_panics_answers_its_caller_and_frees_the_places() {
-        let queue = Queue::new(2);
+        let queue = Queue::new("test", 2);
         let mut failed = push(&queue, "t", vec![String::new(); 2]).unwrap();
         assert!(queue.tokenise_next(|_| Err(Error::internal("no tokens"))));
         assert_eq!(failed.try_recv().unwrap().unwrap_err().message, "no tokens");

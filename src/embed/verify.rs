@@ -67,7 +67,7 @@ impl LocalVerifier {
         let threads = threads(settings.threads);
         let precision = settings.precision;
         let bert = Bert::load(config, Kind::Verifier, &weights, precision, (threads, cores), Kernels::best())?;
-        let probe = tokenizer.tokenise(&("warm".to_owned(), "up".to_owned()))?;
+        let probe = Tokenise::tokenise(&tokenizer, &("warm".to_owned(), "up".to_owned()))?;
         if bert.forward(&[probe.input()])?.iter().any(|score| score.len() != 1) {
             return Err(Error::internal("the verifier does not give one number for a pair"));
         }
@@ -88,7 +88,7 @@ impl Verifier for LocalVerifier {
     }
 
     async fn verify(&self, tenant: &TenantId, pairs: Vec<(String, String)>) -> Result<Vec<Verification>> {
-        let scored = self.worker.embed(tenant, pairs).await?;
+        let scored = self.worker.call(tenant, pairs).await?;
         let verification = |score: crate::types::Embedding| Verification {
             logit: score.vector.first().copied().unwrap_or(f32::NEG_INFINITY),
             tokens: score.tokens,

@@ -41,7 +41,7 @@ impl<T: Send + Sync + 'static> Worker<T> {
         capacity: usize,
         batch_tokens: usize,
     ) -> Result<Self> {
-        let queue = Arc::new(Queue::new(capacity));
+        let queue = Arc::new(Queue::new(name, capacity));
         let worker = Self { name, queue: queue.clone(), threads: Mutex::default() };
         let shared = queue.clone();
         worker.spawn("tokenise", move || while shared.tokenise_next(|text| tokenizer.tokenise(text)) {})?;
@@ -55,7 +55,7 @@ impl<T: Send + Sync + 'static> Worker<T> {
 
     /// See [`super::Embedder::embed`]. A call with many texts goes through in parts, so that it never fills the
     /// queue; only the first part is refused when there is no room, the others wait for it.
-    pub(super) async fn embed(&self, tenant: &TenantId, texts: Vec<T>) -> Result<Vec<Embedding>> {
+    pub(super) async fn call(&self, tenant: &TenantId, texts: Vec<T>) -> Result<Vec<Embedding>> {
         let part_size = (self.queue.capacity() / 4).max(1);
         let mut embeddings = Vec::with_capacity(texts.len());
         let mut replies = VecDeque::new();
@@ -63,7 +63,7 @@ impl<T: Send + Sync + 'static> Worker<T> {
         while texts.peek().is_some() {
             let part: Vec<_> = texts.by_ref().take(part_size).collect();
             let reply = if embeddings.is_empty() && replies.is_empty() {
-                self.queue.push(tenant, part, overloaded).map_err(refused)?
+                self.queue.push(tenant, part, || overloaded(self.name)).map_err(|why| refused(self.name, why))?
             } else {
                 timeout(REPLY_DEADLINE, self.push_when_room(tenant, part)).await.map_err(|_| too_late())??
             };
@@ -116,10 +116,10 @@ impl<T: Send + Sync + 'static> Worker<T> {
     async fn push_when_room(&self, tenant: &TenantId, mut part: Vec<T>) -> Result<Reply> {
         loop {
             let room = self.queue.room(); // before the look at the queue, so that no freed place is missed
-            match self.queue.push(tenant, part, overloaded) {
+            match self.queue.push(tenant, part, || overloaded(self.name)) {
                 Ok(reply) => return Ok(reply),
                 Err(Refused::Full(back)) => part = back,
-                Err(Refused::Closed) => return Err(refused(Refused::<T>::Closed)),
+                Err(Refused::Closed) => return Err(refused(self.name, Refused::<T>::Closed)),
             }
             let _ = timeout(RETRY_AFTER, room).await; // dead callers leave without a word: look again in any case
         }
@@ -158,16 +158,16 @@ async fn wait(reply: Reply) -> Result<Vec<Embedding>> {
     }
 }
 
-fn refused<T>(why: Refused<T>) -> Error {
+fn refused<T>(name: &str, why: Refused<T>) -> Error {
     match why {
-        Refused::Full(_) => overloaded(),
-        Refused::Closed => Error::unavailable("the embedder is shut down"),
+        Refused::Full(_) => overloaded(name),
+        Refused::Closed => Error::unavailable(format!("the {name} queue is shut down")),
     }
 }
 
-fn overloaded() -> Error {
-    metrics::counter!("reprise_embed_overloaded_total").increment(1);
-    Error::new(ErrorKind::Overloaded, "the embedding queue is full").with_retry_after(RETRY_AFTER)
+fn overloaded(name: &str) -> Error {
+    metrics::counter!(format!("reprise_{name}_overloaded_total")).increment(1);
+    Error::new(ErrorKind::Overloaded, format!("the {name} queue is full")).with_retry_after(RETRY_AFTER)
 }
 
 fn too_late() -> Error {

@@ -24,8 +24,8 @@ struct Gated {
 }
 
 impl Forward for Gated {
-    fn forward(&self, batch: &[&[u32]]) -> Result<Vec<Arc<[f32]>>> {
-        let text = |ids: &&[u32]| ids.iter().filter_map(|id| char::from_u32(*id)).collect::<String>();
+    fn forward(&self, batch: &[Input]) -> Result<Vec<Arc<[f32]>>> {
+        let text = |input: &Input| input.ids.iter().filter_map(|id| char::from_u32(*id)).collect::<String>();
         let texts: Vec<_> = batch.iter().map(text).collect();
         self.batches.send(texts.clone()).unwrap();
         self.leave.recv().unwrap();
@@ -33,12 +33,12 @@ impl Forward for Gated {
         if texts.contains(&"?".to_owned()) {
             return Err(Error::internal("asked to fail"));
         }
-        Ok(batch.iter().map(|ids| ids.iter().map(|id| *id as f32).collect()).collect())
+        Ok(batch.iter().map(|input| input.ids.iter().map(|id| *id as f32).collect()).collect())
     }
 }
 
 struct Rig {
-    worker: Arc<Worker>,
+    worker: Arc<Worker<String>>,
     batches: mpsc::Receiver<Vec<String>>,
     leave: mpsc::Sender<()>,
 }
@@ -47,7 +47,7 @@ impl Rig {
     fn new(capacity: usize, batch_tokens: usize) -> Self {
         let (batches, seen) = mpsc::channel();
         let (leave, gate) = mpsc::channel();
-        let worker = Worker::start(Bytes, Gated { batches, leave: gate }, capacity, batch_tokens).unwrap();
+        let worker = Worker::start("test", Bytes, Gated { batches, leave: gate }, capacity, batch_tokens).unwrap();
         Self { worker: Arc::new(worker), batches: seen, leave }
     }
 
@@ -55,7 +55,7 @@ impl Rig {
     async fn call(&self, texts: &[&str]) -> tokio::task::JoinHandle<Result<Vec<Embedding>>> {
         let (worker, texts) = (self.worker.clone(), texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
         let tenant = TenantId::new("tenant").unwrap();
-        let mut call = Box::pin(async move { worker.embed(&tenant, texts).await });
+        let mut call = Box::pin(async move { worker.call(&tenant, texts).await });
         let first = poll_immediate(&mut call).await;
         tokio::spawn(async move {
             match first {

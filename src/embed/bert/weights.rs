@@ -209,7 +209,7 @@ impl<'a> Source<'a> {
     /// Values of a tensor of that many. Files name tensors with and without the prefix of the model's kind.
     fn values(&self, name: &str, count: Option<usize>) -> Result<Vec<f32>> {
         let tensor = self.tensor(name).ok_or_else(|| misfit(format!("has no tensor {name}")))?;
-        if count.is_some_and(|count| count != tensor.shape().iter().product()) {
+        if count.is_some_and(|count| count != tensor.shape().iter().product::<usize>()) {
             return Err(misfit(format!("tensor {name} is of shape {:?}, not what config.json says", tensor.shape())));
         }
         if tensor.dtype() == Dtype::I8 {

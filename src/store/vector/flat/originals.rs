@@ -28,7 +28,7 @@ pub struct Originals {
     cache: Cache<i64, Original>,
 }
 
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Original {
     pub key: EntryKey,
     pub vector: Arc<[f32]>,
@@ -98,10 +98,10 @@ impl Originals {
         let (ids, dim) = (absent.iter().map(|&i| candidates[i].id).collect::<Vec<_>>(), self.dim);
         let found = self.sqlite.read(move |connection| table::by_ids(connection, &ids, dim)).await?;
         for (i, found) in absent.into_iter().zip(found) {
-            let Some((key, vector)) = found else { continue };
-            let original = Original { key, vector };
-            self.keep(candidates[i].id, original.clone());
-            originals[i] = Some(original);
+            if let Some(original) = &found {
+                self.keep(candidates[i].id, original.clone());
+            }
+            originals[i] = found;
         }
         Ok(originals)
     }

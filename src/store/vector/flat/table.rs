@@ -8,6 +8,7 @@ use sqlx::{Row as _, SqliteConnection, SqlitePool};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use super::originals::Original;
 use crate::store::vector::{Point, document_id, owner_text};
 use crate::types::{EntryKey, Owner, Result, ScopeId, UnixMillis};
 
@@ -131,13 +132,14 @@ pub fn above(
 }
 
 /// Keys and vectors of rows, in the order asked for; `None` for one that is gone, or does not decode.
-pub fn by_ids(connection: &Connection, ids: &[i64], dim: usize) -> Result<Vec<Option<(EntryKey, Arc<[f32]>)>>> {
+pub fn by_ids(connection: &Connection, ids: &[i64], dim: usize) -> Result<Vec<Option<Original>>> {
     let mut statement = connection.prepare_cached("SELECT key, vector FROM vector_points WHERE id = ?1")?;
     let mut found = Vec::with_capacity(ids.len());
     for id in ids {
         let row = statement.query_row([id], |row| {
             let key = row.get_ref(0)?.as_blob()?.try_into().ok().map(EntryKey::from_bytes);
-            Ok(key.zip(decode(row.get_ref(1)?.as_blob()?, dim)))
+            let vector = decode(row.get_ref(1)?.as_blob()?, dim);
+            Ok(key.zip(vector).map(|(key, vector)| Original { key, vector }))
         });
         found.push(row.optional()?.flatten());
     }
