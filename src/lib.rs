@@ -10,6 +10,7 @@
 //! - [`embed`]: texts to unit vectors, on the model's own threads.
 //! - [`llm`]: the `Provider` seam and its backends.
 //! - [`cache`]: exact lookup, semantic lookup, and the decision whether a near entry may be served.
+//! - [`eval`]: how well right hits are told from wrong ones, on labelled pairs.
 //! - [`gateway`]: the story of one request, from admission to the remembered answer.
 //! - [`surface`]: what the surfaces share: checks on input, the OpenAI shape, panics, draining.
 //! - [`grpc`]: the gRPC surface, and the only place that names protobuf types.
@@ -22,6 +23,7 @@ pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod embed;
+pub mod eval;
 pub mod gateway;
 pub mod grpc;
 pub mod http;

@@ -1,7 +1,7 @@
 //! What is remembered, and whether it may be served. Lookups cost at most the budget they are given, and an error in
 //! any store is told to the caller, who goes on without the cache.
 
-mod decide;
+pub mod decide;
 mod lookup;
 mod orphans;
 #[cfg(test)]

@@ -12,6 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["grpc", "http"],
     &["surface"],
     &["gateway"],
+    &["eval"],
     &["cache"],
     &["llm"],
     &["embed"],
