@@ -28,15 +28,17 @@ pub fn align(a: &[Word], b: &[Word]) -> Option<Alignment> {
         return None;
     }
     let same = |i: usize, j: usize| a[i].key == b[j].key && a[i].kind == b[j].kind;
-    // Longest common subsequence, by lengths of the ends; `width` columns for b and one behind it.
+    // Longest common subsequence, by the weights of the ends; `width` columns for b and one behind it. Names weigh less: where
+    // two stand in each other's place, it is they that differ, and not the word between them.
+    let weight = |i: usize| if a[i].is_name { 2 } else { 3 };
     let width = b.len() + 1;
-    let mut lengths = vec![0u16; (a.len() + 1) * width];
+    let mut weights = vec![0u16; (a.len() + 1) * width];
     for i in (0..a.len()).rev() {
         for j in (0..b.len()).rev() {
-            lengths[i * width + j] = if same(i, j) {
-                lengths[(i + 1) * width + j + 1] + 1
+            weights[i * width + j] = if same(i, j) {
+                weights[(i + 1) * width + j + 1] + weight(i)
             } else {
-                lengths[(i + 1) * width + j].max(lengths[i * width + j + 1])
+                weights[(i + 1) * width + j].max(weights[i * width + j + 1])
             };
         }
     }
@@ -57,7 +59,7 @@ pub fn align(a: &[Word], b: &[Word]) -> Option<Alignment> {
             found.same_content += usize::from(!is_filler(&a[i]));
             (i, j) = (i + 1, j + 1);
             (from_a, from_b) = (i, j);
-        } else if i < a.len() && (j == b.len() || lengths[(i + 1) * width + j] >= lengths[i * width + j + 1]) {
+        } else if i < a.len() && (j == b.len() || weights[(i + 1) * width + j] >= weights[i * width + j + 1]) {
             i += 1;
         } else {
             j += 1;
