@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 use crate::config::{Config, EntryBackend, ProviderConfig, ProviderKind, VectorBackend};
-use crate::embed::{Embedder, HashEmbedder, LocalEmbedder, Memo};
+use crate::embed::{Embedder, HashEmbedder, LocalEmbedder, Memo, Verifier};
 use crate::gateway::Gateway;
 use crate::llm::{self, Directory, Provider};
 use crate::store::entry::EntryStore;
@@ -145,6 +145,17 @@ async fn listen(addr: SocketAddr, setting: &str) -> Result<TcpListener> {
 
 fn local_addr(listener: &TcpListener) -> Result<SocketAddr> {
     listener.local_addr().map_err(|e| Error::internal("a listener has no address").with_source(e))
+}
+
+/// The parts that decide whether one answer serves two prompts.
+pub struct Judges {
+    pub embedder: Arc<dyn Embedder>,
+    pub verifier: Option<Arc<dyn Verifier>>,
+}
+
+/// As the service would start them, without the rest of it.
+pub async fn judges(config: &Config) -> Result<Judges> {
+    Ok(Judges { embedder: embedder(config).await?, verifier: None })
 }
 
 async fn embedder(config: &Config) -> Result<Arc<dyn Embedder>> {

@@ -1,10 +1,11 @@
-//! The command line. `serve` and `replay --in-process` start the service; `ask`, `lookup`, `explain`, `stats` and
+//! The command line. `serve` and `replay --in-process` start the service, `eval` the parts that decide; `ask`, `lookup`, `explain`, `stats` and
 //! `replay` are gRPC clients of one that runs.
 
 mod args;
 mod ask;
 mod client;
 mod config;
+mod eval;
 mod explain;
 mod failure;
 mod lookup;
@@ -49,6 +50,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     Stats(stats::StatsArgs),
     Replay(replay::ReplayArgs),
+    Eval(eval::EvalArgs),
     /// Model files: fetch them, list them, check them
     #[command(subcommand)]
     Models(models::ModelsCommand),
@@ -82,6 +84,7 @@ impl Cli {
             Command::Explain(args) => explain::run(args).await,
             Command::Stats(args) => stats::run(args).await,
             Command::Replay(args) => replay::run(args).await,
+            Command::Eval(args) => eval::run(args).await,
             Command::Models(command) => models::run(command).await,
             Command::Config(command) => config::run(command),
         }
@@ -114,6 +117,7 @@ mod tests {
             "reprise stats --json",
             "reprise replay - --concurrency 4 --limit 10 --model m --stream 0.5 --with lookup --json --strict",
             "reprise replay f.jsonl --in-process --set cache.mode=off",
+            "reprise eval a.jsonl b.jsonl --limit 10 --html r.html --json --set embedding.threads=1",
             "reprise models pull all-MiniLM-L6-v2",
             "reprise models list --json",
             "reprise models verify",
@@ -138,6 +142,8 @@ mod tests {
             "reprise replay f --stream 2",
             "reprise replay f --in-process --addr http://127.0.0.1:1",
             "reprise serve --grpc-addr nowhere",
+            "reprise eval",
+            "reprise eval f --limit 0",
         ] {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -1,7 +1,11 @@
-//! How well the cache tells right hits from wrong ones, measured on labelled pairs.
+//! How well the parts that decide tell right hits from wrong ones, measured on labelled pairs.
 //!
 //! - [`data`]: pairs from files;
-//! - [`measure`]: what their scores say.
+//! - [`run`]: their scores, by the embedder, guards and verifier that serve;
+//! - [`measure`]: what scores say;
+//! - [`report`]: the same as JSON and as a page.
 
 pub mod data;
 pub mod measure;
+pub mod report;
+pub mod run;

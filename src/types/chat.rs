@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 
 use super::{Error, Result};
 
@@ -150,6 +151,26 @@ pub struct Probe {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Turn>,
     pub prompt: String,
+}
+
+impl Probe {
+    /// As one text: a prompt without a conversation as it is, else one line for each turn with its role before it. The
+    /// verifier was trained on this form (`models/verifier/prompts.py`).
+    pub fn text(&self) -> Cow<'_, str> {
+        if self.history.is_empty() {
+            return Cow::Borrowed(&self.prompt);
+        }
+        let mut text = String::new();
+        for turn in &self.history {
+            text.push_str(turn.role.as_str());
+            text.push_str(": ");
+            text.push_str(turn.text.trim());
+            text.push('\n');
+        }
+        text.push_str("user: ");
+        text.push_str(self.prompt.trim());
+        Cow::Owned(text)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
