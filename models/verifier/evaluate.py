@@ -6,7 +6,8 @@ import argparse
 import json
 import random
 import tomllib
-from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,16 @@ def scores(model: models.Verifier, encoder: Encoder, pairs: list[Pair], exact: b
     return out
 
 
-def measured(model: models.Verifier, encoder: Encoder, sets: dict[str, list[Pair]], most: int | None = None) -> dict[str, dict]:
+def similarities(base: models.Verifier, encoder: Encoder, pairs: list[Pair]) -> np.ndarray:
+    """What there is without a verifier: the cosine of the embeddings of the base model."""
+    texts = sorted({text for pair in pairs for text in (pair.a, pair.b)})
+    place = {text: i for i, text in enumerate(texts)}
+    vectors = data.embed(texts, base, encoder)
+    a, b = ([place[text] for text in side] for side in zip(*((pair.a, pair.b) for pair in pairs)))
+    return (vectors[a] * vectors[b]).sum(-1).numpy()
+
+
+def measured(score: Callable[[list[Pair]], np.ndarray], sets: dict[str, list[Pair]], most: int | None = None) -> dict[str, dict]:
     """Of each set, and of each kind in a set together with all that is right in it, the measures."""
     found: dict[str, dict] = {}
     for name, pairs in sets.items():
@@ -65,7 +75,7 @@ def measured(model: models.Verifier, encoder: Encoder, sets: dict[str, list[Pair
             pairs = random.Random(SEED).sample(pairs, most)
         if len({pair.label for pair in pairs}) < 2:
             continue
-        logits, labels = scores(model, encoder, pairs), np.array([pair.label for pair in pairs])
+        logits, labels = score(pairs), np.array([pair.label for pair in pairs])
         found[name] = measure.all_of(labels, logits)
         kinds = sorted({pair.kind for pair in pairs if not pair.label})
         for kind in kinds if len(kinds) > 1 else []:
@@ -83,7 +93,7 @@ def show(results: dict[str, dict]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
-    parser.add_argument("--weights", type=Path, required=True, help="float weights of train.py or the file of export.py")
+    parser.add_argument("--weights", type=Path, help="float weights of train.py or the file of export.py; without, the similarity is measured")
     parser.add_argument("--shared", type=Path, required=True, help="folder with the public sets")
     parser.add_argument("--own", type=Path, default=HERE / "data", help="folder with the hand-written groups")
     parser.add_argument("--config", type=Path, default=HERE / "config.toml")
@@ -92,10 +102,12 @@ def main() -> None:
     args = parser.parse_args()
     mix = tomllib.loads(args.config.read_text())["mix"]
     encoder = Encoder(args.base)
-    sources = data.read({name: own for name, own in mix.items() if name != "near"}, args.shared, models.load(args.base).eval(), encoder)
+    base = models.load(args.base).eval()
+    sources = data.read({name: own for name, own in mix.items() if name not in ("near", "clinc")}, args.shared, None, encoder)
     sources["groups"] = data.own_groups(args.own, mix["groups"]["held_out"])
     sets = held_out(sources) | files(args.shared, [name for name in args.never_trained.split(",") if name])
-    results = measured(export.load(args.base, args.weights), encoder, sets)
+    model = export.load(args.base, args.weights) if args.weights else base
+    results = measured(partial(scores if args.weights else similarities, model, encoder), sets)
     show(results)
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")

@@ -7,6 +7,7 @@ import math
 import random
 import time
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -191,7 +192,8 @@ class Run:
     def report(self, most: int | None = None) -> None:
         averaged = models.Verifier(self.model.config)
         averaged.load_state_dict(self.average)
-        evaluate.show(evaluate.measured(averaged.eval(), self.encoder, evaluate.held_out(self.mixture.sources), most))
+        score = partial(evaluate.scores, averaged.eval(), self.encoder)
+        evaluate.show(evaluate.measured(score, evaluate.held_out(self.mixture.sources), most))
 
 
 if __name__ == "__main__":
