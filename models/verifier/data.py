@@ -43,9 +43,12 @@ def read(mix: dict, shared: Path, base: Verifier | None, encoder: Encoder) -> di
     return sources
 
 
-def own_groups(folder: Path, held_out: float) -> Source:
-    """The hand-written groups of all files of a folder."""
-    parts = [groups(path, held_out) for path in sorted(folder.glob("*.jsonl"))]
+OWN = {"groups": "*.jsonl", "conversations": "talks/*.jsonl"}
+"""The hand-written groups of prompts and of conversations, in the folder of the project's own texts."""
+
+
+def own_groups(folder: Path, name: str, held_out: float) -> Source:
+    parts = [groups(path, held_out, name) for path in sorted(folder.glob(OWN[name])) if path.exists()]
     return Source([u for part in parts for u in part.train], [u for part in parts for u in part.held_out])
 
 
@@ -79,11 +82,11 @@ class Mixture:
         self.streams = {name: Stream(source.train, mix[name].get("most", 1)) for name, source in sources.items()}
 
     def renew(self, dice: random.Random) -> None:
-        if "groups" not in self.mix or self.own is None:
-            return
-        self.sources["groups"] = own_groups(self.own, self.mix["groups"]["held_out"])
-        stream = self.streams.setdefault("groups", Stream([], self.mix["groups"]["most"]))
-        stream.renew(self.sources["groups"].train, dice)
+        for name in OWN if self.own is not None else ():
+            if name in self.mix:
+                self.sources[name] = own_groups(self.own, name, self.mix[name]["held_out"])
+                stream = self.streams.setdefault(name, Stream([], self.mix[name]["most"]))
+                stream.renew(self.sources[name].train, dice)
 
     def round(self, dice: random.Random) -> tuple[list[Pair], dict[str, int]]:
         """Pairs of one round, with harmless changes, and how many are of each source."""
@@ -94,21 +97,25 @@ class Mixture:
             pairs += self.generated(name, count, dice) if name in ("apart", "edits", "talks") else self.streams[name].take(count, dice)
 
         def change(text: str) -> str:
-            return noisy(text, dice) if dice.random() < self.config["noisy"] else text
+            """Of a conversation, the last turn."""
+            if dice.random() >= self.config["noisy"]:
+                return text
+            before, turn, last = text.rpartition("\nuser: ")
+            return before + turn + noisy(last, dice)
 
         return [pair._replace(a=change(pair.a), b=change(pair.b)) for pair in pairs], counts
 
     def counts(self) -> dict[str, int]:
-        """At most half a pass over the groups, so that few of them are not learnt by heart; the others fill up."""
+        """At most half a pass over what is hand-written, so that little of it is not learnt by heart; the others fill up."""
         there = {name: own["share"] for name, own in self.mix.items() if name in GENERATED[1:] or (name in self.sources and self.sources[name].train)}
         total = self.config["round_pairs"]
         counts = {name: int(total * share / sum(there.values())) for name, share in there.items()}
-        if "groups" in counts:
-            most = sum(min(len(unit), self.mix["groups"]["most"]) for unit in self.sources["groups"].train) // 2
-            spare = counts["groups"] - most
+        for own in (name for name in OWN if name in counts):
+            most = sum(min(len(unit), self.mix[own]["most"]) for unit in self.sources[own].train) // 2
+            spare = counts[own] - most
             if spare > 0:
-                rest = total - counts["groups"]
-                counts = {name: most if name == "groups" else count + spare * count // rest for name, count in counts.items()}
+                rest = total - counts[own]
+                counts = {name: most if name == own else count + spare * count // rest for name, count in counts.items()}
         if not self.texts():
             counts = {name: count for name, count in counts.items() if name not in GENERATED[1:]}
         return counts

@@ -104,7 +104,7 @@ def main() -> None:
     encoder = Encoder(args.base)
     base = models.load(args.base).eval()
     sources = data.read({name: own for name, own in mix.items() if name not in ("near", "clinc")}, args.shared, None, encoder)
-    sources["groups"] = data.own_groups(args.own, mix["groups"]["held_out"])
+    sources |= {name: data.own_groups(args.own, name, mix[name]["held_out"]) for name in data.OWN}
     sets = held_out(sources) | files(args.shared, [name for name in args.never_trained.split(",") if name])
     model = export.load(args.base, args.weights) if args.weights else base
     results = measured(partial(scores if args.weights else similarities, model, encoder), sets)

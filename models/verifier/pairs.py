@@ -82,13 +82,13 @@ def tidy(text: str) -> str:
     return text.replace("`` ", '"').replace(" ''", '"').replace("( ", "(").replace(" )", ")")
 
 
-def groups(path: Path, held_out: float) -> Source:
+def groups(path: Path, held_out: float, source: str = "groups") -> Source:
     """Hand-written groups: `q` ask for the same, each of `t` for something else. Held out by the hash of the first."""
     out = Source([], [])
     for row in rows(path):
         asked = [written(q) for q in row["q"]]
-        same = [Pair(a, b, 1, "groups", "same") for a, b in itertools.combinations(asked, 2)]
-        traps = [Pair(q, written(text), 0, "groups", kind) for kind, text in row["t"] for q in asked]
+        same = [Pair(a, b, 1, source, "same") for a, b in itertools.combinations(asked, 2)]
+        traps = [Pair(q, written(text), 0, source, kind) for kind, text in row["t"] for q in asked]
         (out.held_out if share(asked[0]) < held_out else out.train).append(same + traps)
     return out
 

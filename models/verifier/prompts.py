@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-Prompt = str | list[dict[str, str]]
+Prompt = str | list[dict[str, str]] | list[tuple[str, str]]
+"""A turn is `{"role": …, "content": …}` or `[role, content]`."""
 
 
 def written(prompt: Prompt) -> str:
@@ -12,7 +13,8 @@ def written(prompt: Prompt) -> str:
     """
     if isinstance(prompt, str):
         return prompt
-    turns = [(turn["role"], turn["content"].strip()) for turn in prompt if turn["role"] != "system"]
+    both = [(turn["role"], turn["content"]) if isinstance(turn, dict) else turn for turn in prompt]
+    turns = [(role, content.strip()) for role, content in both if role != "system"]
     if len(turns) == 1:
         return turns[0][1]
     return "\n".join(f"{role}: {content}" for role, content in turns)

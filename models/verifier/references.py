@@ -27,7 +27,7 @@ ODD = [("", ""), ("", "?"), ("a", "a"), ("a", "b"), ("héllo wörld", "hello wor
 def write(base: Path, exported: Path, weights: Path, own: Path, out: Path) -> None:
     """In full precision from the dequantised weights. Rows: a, b, logit, and the label for the curious."""
     dice, encoder = random.Random(SEED), Encoder(base)
-    units = data.own_groups(own, HELD_OUT).held_out
+    units = data.own_groups(own, "groups", HELD_OUT).held_out
     pairs = [pair for unit in units for pair in unit]
     chosen = dice.sample(pairs, min(COUNT, len(pairs))) + talks(units, 40, dice) + [Pair(a, b, -1, "odd", "odd") for a, b in ODD]
     chosen += [pair._replace(a=pair.b, b=pair.a) for pair in chosen[:20]]
