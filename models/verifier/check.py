@@ -22,7 +22,11 @@ from pairs import Pair, components, groups, split
 from prompts import written
 from talks import talks
 
-GROUP = {"d": "x", "q": ["How do I open it on 3 May?", "opening it on the third of May", "what opens it, May 3"], "t": [["antonym", "How do I close it on 3 May?"]]}
+GROUP = {
+    "d": "x",
+    "q": ["How do I open it on 3 May?", "opening it on the third of May", "what opens it, May 3"],
+    "t": [["antonym", "How do I close it on 3 May?"]],
+}
 
 
 def prompts_have_one_form() -> None:
@@ -41,7 +45,9 @@ def both_orders_read_the_same(encoder: Encoder) -> None:
         assert (ids, first) == joined(b, a)
         assert len(ids) == min(MAX_TOKENS, len(a) + len(b) + 3)
         longer, shorter = max((len(a), a), (len(b), b))[1], min((len(a), a), (len(b), b))[1]
-        assert longer[len(longer) - (first - 2) :] == ids[1 : first - 1] and shorter[len(shorter) - (len(ids) - first - 1) :] == ids[first:-1]
+        assert (
+            longer[len(longer) - (first - 2) :] == ids[1 : first - 1] and shorter[len(shorter) - (len(ids) - first - 1) :] == ids[first:-1]
+        )
         assert other_way(*other_way(ids, first)) == (ids, first)
 
 

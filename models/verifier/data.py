@@ -35,7 +35,9 @@ def read(mix: dict, shared: Path, base: Verifier | None, encoder: Encoder) -> di
         elif name == "clinc":
             if base is not None:
                 texts = sorted({r["text"] for r in rows(path)})
-                sources[name] = intents(path, settings["held_out"], {a: [b for b, _ in near] for a, near in neighbours(texts, base, encoder)})
+                sources[name] = intents(
+                    path, settings["held_out"], {a: [b for b, _ in near] for a, near in neighbours(texts, base, encoder)}
+                )
         else:
             sources[name] = split(components(labelled(path, name)), settings["held_out"])
     if "near" in mix and "qqp" in sources and base is not None:
@@ -107,7 +109,11 @@ class Mixture:
 
     def counts(self) -> dict[str, int]:
         """At most half a pass over what is hand-written, so that little of it is not learnt by heart; the others fill up."""
-        there = {name: own["share"] for name, own in self.mix.items() if name in GENERATED[1:] or (name in self.sources and self.sources[name].train)}
+        there = {
+            name: own["share"]
+            for name, own in self.mix.items()
+            if name in GENERATED[1:] or (name in self.sources and self.sources[name].train)
+        }
         total = self.config["round_pairs"]
         counts = {name: int(total * share / sum(there.values())) for name, share in there.items()}
         for own in (name for name in OWN if name in counts):

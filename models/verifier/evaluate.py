@@ -93,7 +93,9 @@ def show(results: dict[str, dict]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
-    parser.add_argument("--weights", type=Path, help="float weights of train.py or the file of export.py; without, the similarity is measured")
+    parser.add_argument(
+        "--weights", type=Path, help="float weights of train.py or the file of export.py; without, the similarity is measured"
+    )
     parser.add_argument("--shared", type=Path, required=True, help="folder with the public sets")
     parser.add_argument("--own", type=Path, default=HERE / "data", help="folder with the hand-written groups")
     parser.add_argument("--config", type=Path, default=HERE / "config.toml")

@@ -81,7 +81,11 @@ class Run:
                 continue
             part = name.split(".")
             depth = int(part[1]) if part[0] == "layers" else -1
-            own = self.config["head_learning_rate"] if part[0] in ("dense", "score") else rate * self.config["layer_decay"] ** (layers - 1 - depth)
+            own = (
+                self.config["head_learning_rate"]
+                if part[0] in ("dense", "score")
+                else rate * self.config["layer_decay"] ** (layers - 1 - depth)
+            )
             group = {"params": [parameter], "lr": own, "peak": own}
             groups.append(group if parameter.ndim > 1 else group | {"weight_decay": 0.0})
         return groups
@@ -114,7 +118,10 @@ class Run:
                 if self.progress >= 1:
                     break
             speed = len(items) / (time.time() - begun)
-            print(f"{self.progress:6.1%} round {self.round} step {self.step} pairs {self.pairs} loss {np.mean(losses):.4f} {speed:.0f} pairs/s {counts}", flush=True)
+            print(
+                f"{self.progress:6.1%} round {self.round} step {self.step} pairs {self.pairs} loss {np.mean(losses):.4f} {speed:.0f} pairs/s {counts}",
+                flush=True,
+            )
             if time.time() - saved > SAVE_SECONDS:
                 self.save(checkpoint)
                 saved = time.time()
