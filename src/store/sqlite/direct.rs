@@ -41,8 +41,10 @@ impl Direct {
         let snapshot = connection.unchecked_transaction()?;
         let value = work(&connection)?;
         drop(snapshot);
+        // Asked under the lock: what is pushed after the store was closed would stay open.
+        let mut idle = self.idle.lock();
         if !self.permits.is_closed() {
-            self.idle.lock().push(connection);
+            idle.push(connection);
         }
         Ok(value)
     }

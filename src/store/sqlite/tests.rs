@@ -40,6 +40,37 @@ async fn what_was_written_is_read_at_once_and_after_reopening() {
 }
 
 #[tokio::test]
+async fn a_direct_read_sees_what_was_committed_and_cannot_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let sqlite = with_table(dir.path()).await;
+    let count = |c: &rusqlite::Connection| Ok(c.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0))?);
+    for n in 0..3 {
+        insert(&sqlite, n).await.unwrap();
+        assert_eq!(sqlite.read(count).await.unwrap(), n + 1);
+    }
+    let write = sqlite.read(|c| Ok(c.execute("INSERT INTO t VALUES (9)", [])?)).await;
+    assert_eq!(kind(write), ErrorKind::FailedPrecondition);
+    let many = futures::future::join_all((0..20).map(|_| sqlite.read(count))).await;
+    assert!(many.into_iter().all(|read| read.unwrap() == 3));
+    sqlite.close().await;
+    assert_eq!(kind(sqlite.read(count).await), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_direct_read_that_fails_or_panics_does_not_stop_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let sqlite = with_table(dir.path()).await;
+    for _ in 0..2 * READERS {
+        assert_eq!(kind(sqlite.read::<(), _>(|_| Err(Error::internal("on purpose"))).await), ErrorKind::Internal);
+        assert_eq!(kind(sqlite.read::<(), _>(|_| panic!("on purpose")).await), ErrorKind::Internal);
+        let broken = sqlite.read(|c| Ok(c.execute("SELECT 1 FROM nowhere", [])?)).await;
+        assert_eq!(kind(broken), ErrorKind::Internal);
+    }
+    let one = sqlite.read(|c| Ok(c.query_row("SELECT 1", [], |row| row.get::<_, i64>(0))?)).await;
+    assert_eq!(one.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn the_file_is_in_wal_mode_with_normal_synchronisation() {
     let dir = tempfile::tempdir().unwrap();
     let sqlite = Sqlite::open(dir.path()).await.unwrap();
