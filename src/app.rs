@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 use crate::config::{Config, EntryBackend, ProviderConfig, ProviderKind, VectorBackend};
-use crate::embed::{Embedder, HashEmbedder, LocalEmbedder, Memo, Verifier};
+use crate::embed::{Cores, Embedder, HashEmbedder, LocalEmbedder, LocalVerifier, Memo, Verifier, VerifierFiles};
 use crate::gateway::Gateway;
 use crate::llm::{self, Directory, Provider};
 use crate::store::entry::EntryStore;
@@ -155,7 +155,12 @@ pub struct Judges {
 
 /// As the service would start them, without the rest of it.
 pub async fn judges(config: &Config) -> Result<Judges> {
-    Ok(Judges { embedder: embedder(config).await?, verifier: None })
+    let embedder = embedder(config).await?;
+    let settings = config.embedding.clone();
+    let load = move || LocalVerifier::load(VerifierFiles::OWN, LocalVerifier::OWN, &settings, Cores::default());
+    let verifier = tokio::task::spawn_blocking(load).await;
+    let verifier = verifier.map_err(|e| Error::internal("loading the verifier panicked").with_source(e))??;
+    Ok(Judges { embedder, verifier: Some(Arc::new(verifier)) })
 }
 
 async fn embedder(config: &Config) -> Result<Arc<dyn Embedder>> {

@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --bench embed` times our own forward pass and candle's with criterion. With `REPRISE_BENCH_PEERS` set to
 //! the Python of an environment made by `benches/peers/setup.sh`, it then compares them with ONNX Runtime, taking turns with
-//! it, and prints ratios. `REPRISE_BENCH_SOAK=1` embeds 100,000 texts and tells how memory grew.
+//! it, and prints ratios. `REPRISE_BENCH_VERIFY=1` compares a verification with an embedding. `REPRISE_BENCH_SOAK=1` embeds 100,000 texts and tells how memory grew.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a bench has nobody to return an error to")]
 
@@ -14,6 +14,7 @@ mod compare;
 mod peer;
 mod service;
 mod texts;
+mod verify;
 
 use criterion::{Criterion, Throughput};
 use reprise::config::{self, Precision};
@@ -67,6 +68,9 @@ fn main() {
     if let Some(python) = std::env::var_os("REPRISE_BENCH_PEERS").map(PathBuf::from) {
         compare::run(&contenders, &dir, &python);
         return;
+    }
+    if std::env::var_os("REPRISE_BENCH_VERIFY").is_some() {
+        return verify::run(&dir);
     }
     criterion(&contenders);
     if std::env::var_os("REPRISE_BENCH_SOAK").is_some() {

@@ -2,17 +2,19 @@
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::path::PathBuf;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
 
 use super::args::ConfigArgs;
 use super::failure::Failure;
 use super::output;
 use crate::app::{self, Judges};
+use crate::eval::data::Pair;
 use crate::eval::report::Report;
-use crate::eval::run::judge;
+use crate::eval::run::{Found, judge};
 use crate::eval::{data, run};
 use crate::telemetry;
-use crate::types::TenantId;
+use crate::types::{ChatRequest, TenantId};
 
 /// Measure on labelled pairs how well right hits are told from wrong ones
 ///
@@ -25,7 +27,8 @@ use crate::types::TenantId;
 #[command(after_help = "\
 Examples:
   reprise eval pairs.jsonl
-  reprise eval pairs.jsonl conversations.jsonl --html report.html --json > report.json")]
+  reprise eval pairs.jsonl conversations.jsonl --html report.html --json > report.json
+  reprise eval pairs.jsonl --pairs scored.jsonl")]
 pub(super) struct EvalArgs {
     /// Files of labelled pairs, as JSON lines
     #[arg(required = true)]
@@ -38,6 +41,9 @@ pub(super) struct EvalArgs {
     /// Write a page with plots
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Write each pair with its scores, as JSON lines
+    #[arg(long, value_name = "FILE")]
+    pairs: Option<PathBuf>,
     /// Print one JSON object in place of the table
     #[arg(long)]
     json: bool,
@@ -65,10 +71,33 @@ pub(super) async fn run(args: EvalArgs) -> Result<(), Failure> {
     let verifier = judges.verifier.map(|verifier| verifier.model().id.clone());
     let report = Report::new(&embedder.model().id, verifier.as_deref(), &pairs, &found, took);
     if let Some(file) = &args.html {
-        let failed = |e| Failure::failed(format!("cannot write {}: {e}", file.display()));
-        std::fs::write(file, report.html()).map_err(failed)?;
+        save(file, &report.html())?;
+    }
+    if let Some(file) = &args.pairs {
+        let lines = pairs.iter().zip(&found).map(|(pair, found)| format!("{}\n", row(pair, found)));
+        save(file, &lines.collect::<String>())?;
     }
     if args.json { output::json(&report) } else { output::write(&as_text(&report)) }
+}
+
+fn save(file: &Path, text: &str) -> Result<(), Failure> {
+    std::fs::write(file, text).map_err(|e| Failure::failed(format!("cannot write {}: {e}", file.display())))
+}
+
+/// A pair with its scores; its texts are those of the last turns.
+fn row(pair: &Pair, found: &Found) -> Value {
+    let text = |request: &ChatRequest| request.probe().map(|probe| probe.prompt);
+    json!({
+        "a": text(&pair.cached),
+        "b": text(&pair.new),
+        "label": u8::from(pair.is_right),
+        "source": pair.source,
+        "similarity": found.similarity,
+        "guards": found.compared.guards.iter().map(|guard| guard.as_str()).collect::<Vec<_>>(),
+        "likeness": found.compared.likeness,
+        "lengths": found.compared.lengths,
+        "logit": found.logit,
+    })
 }
 
 fn style() -> Result<ProgressStyle, Failure> {
@@ -89,4 +118,32 @@ fn as_text(report: &Report) -> String {
         text += &format!("{}\n\n", output::table(&header, 1, rows));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::decide::guards::{Comparison, Guard};
+
+    #[test]
+    fn a_pair_is_written_with_all_that_was_found() {
+        let (cached, new) = (ChatRequest::prompt("m", "fly to Rome"), ChatRequest::prompt("m", "fly to Oslo"));
+        let pair = Pair { cached, new, is_right: false, source: "own/entity".into() };
+        let compared = Comparison { guards: vec![Guard::Entity], likeness: 0.75, lengths: 1.0 };
+        let found = Found { similarity: 0.5, compared, logit: Some(-1.5) };
+        let expected = json!({"a": "fly to Rome", "b": "fly to Oslo", "label": 0, "source": "own/entity",
+            "similarity": 0.5, "guards": ["entity"], "likeness": 0.75, "lengths": 1.0, "logit": -1.5});
+        assert_eq!(row(&pair, &found), expected);
+    }
+
+    #[test]
+    fn the_table_has_a_line_for_each_way_to_score() {
+        let (cached, new) = (ChatRequest::prompt("m", "a"), ChatRequest::prompt("m", "b"));
+        let pair = Pair { cached, new, is_right: true, source: "own/near".into() };
+        let found = Found { similarity: 0.5, compared: Comparison::default(), logit: None };
+        let report = Report::new("e", None, &[pair], &[found], run::Took::default());
+        let text = as_text(&report);
+        assert!(text.starts_with("own: 1 right pairs, 0 wrong\n"), "{text}");
+        assert!(text.contains("| similarity ") && text.contains("| similarity + guards "), "{text}");
+    }
 }

@@ -181,7 +181,7 @@ fn pooling(model_dir: &Path) -> Result<Pooling> {
     if model_dir.join(name).exists() { Pooling::parse(&read(model_dir, name)?) } else { Ok(Pooling::Mean) }
 }
 
-pub(super) fn read(model_dir: &Path, name: &str) -> Result<Vec<u8>> {
+fn read(model_dir: &Path, name: &str) -> Result<Vec<u8>> {
     let path = model_dir.join(name);
     std::fs::read(&path).map_err(|e| {
         Error::new(ErrorKind::FailedPrecondition, format!("cannot read {}", path.display())).with_source(e)

@@ -35,7 +35,7 @@ use crate::types::{Embedding, Result, TenantId};
 pub use hashing::HashEmbedder;
 pub use local::{Engine, LocalEmbedder, Model};
 pub use memo::Memo;
-pub use verify::{LocalVerifier, Verification, Verifier, VerifierModel};
+pub use verify::{LocalVerifier, Verification, Verifier, VerifierFiles, VerifierModel};
 
 /// Turns texts into unit vectors of one model.
 #[async_trait]

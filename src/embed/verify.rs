@@ -3,12 +3,11 @@
 //! It runs in the engine of the embedder, on the same cores, behind a queue of its own.
 
 use async_trait::async_trait;
-use std::path::Path;
 
 use super::bert::config::BertConfig;
 use super::bert::{Bert, Kind};
 use super::kernels::Kernels;
-use super::local::{ID_DIGITS, read, sha256, threads};
+use super::local::{ID_DIGITS, sha256, threads};
 use super::tokenize::{BertTokenizer, Tokenise};
 use super::worker::Worker;
 use super::{Cores, Forward};
@@ -53,20 +52,40 @@ pub struct LocalVerifier {
     worker: Worker<(String, String)>,
 }
 
+/// What makes a verifier: the bytes of its files.
+#[derive(Debug, Clone, Copy)]
+pub struct VerifierFiles<'a> {
+    pub config: &'a [u8],
+    pub tokenizer: &'a [u8],
+    pub weights: &'a [u8],
+}
+
+impl VerifierFiles<'static> {
+    /// The one that this project trained, which is part of the program.
+    pub const OWN: Self = Self {
+        config: include_bytes!("../../models/verifier/config.json"),
+        tokenizer: include_bytes!("../../models/verifier/tokenizer.json"),
+        weights: include_bytes!("../../models/verifier/verifier.safetensors"),
+    };
+}
+
 impl LocalVerifier {
-    /// Reads a verifier from its folder (`config.json`, `tokenizer.json`, `model.safetensors`) and runs it once. Passes take turns
-    /// with those of other models on the same `cores`.
+    /// Name of [`VerifierFiles::OWN`].
+    pub const OWN: &'static str = "reprise-verifier";
+
+    /// Lays the weights out and runs the verifier once. Passes take turns with those of other models on the same `cores`. Blocks
+    /// for some tenths of a second.
     ///
-    /// Errors: as those of [`super::Model::load`].
-    pub fn load(model_dir: &Path, name: &str, settings: &config::Embedding, cores: Cores) -> Result<Self> {
-        let config = BertConfig::parse(&read(model_dir, "config.json")?)?;
+    /// Errors: as those of [`super::Model::load`], but for missing files.
+    pub fn load(files: VerifierFiles, name: &str, settings: &config::Embedding, cores: Cores) -> Result<Self> {
+        let config = BertConfig::parse(files.config)?;
         let max_tokens = config.longest_text();
-        let tokenizer = BertTokenizer::from_bytes(&read(model_dir, "tokenizer.json")?, max_tokens)?;
-        let weights = read(model_dir, "model.safetensors")?;
-        let model = VerifierModel { id: format!("{name}@{}", &sha256(&weights)[..ID_DIGITS]), max_tokens };
+        let tokenizer = BertTokenizer::from_bytes(files.tokenizer, max_tokens)?;
+        let weights = files.weights;
+        let model = VerifierModel { id: format!("{name}@{}", &sha256(weights)[..ID_DIGITS]), max_tokens };
         let threads = threads(settings.threads);
         let precision = settings.precision;
-        let bert = Bert::load(config, Kind::Verifier, &weights, precision, (threads, cores), Kernels::best())?;
+        let bert = Bert::load(config, Kind::Verifier, weights, precision, (threads, cores), Kernels::best())?;
         let probe = Tokenise::tokenise(&tokenizer, &("warm".to_owned(), "up".to_owned()))?;
         if bert.forward(&[probe.input()])?.iter().any(|score| score.len() != 1) {
             return Err(Error::internal("the verifier does not give one number for a pair"));
@@ -96,5 +115,53 @@ impl Verifier for LocalVerifier {
             unknown: score.unknown,
         };
         Ok(scored.into_iter().map(verification).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Deserialize)]
+    struct Reference {
+        a: String,
+        b: String,
+        logit: f32,
+    }
+
+    /// Logits that the training pipeline computed from the same weights in full precision.
+    /// All of them where the code is fast, some of each sort where it is not.
+    fn references() -> Vec<Reference> {
+        let all: Vec<Reference> =
+            serde_json::from_slice(include_bytes!("../../models/verifier/reference.json")).unwrap();
+        assert!(all.len() > 300);
+        all.into_iter().step_by(if cfg!(debug_assertions) { 9 } else { 1 }).collect()
+    }
+
+    async fn logits(precision: config::Precision, pairs: Vec<(String, String)>) -> Vec<Verification> {
+        let settings = config::Embedding { precision, ..Default::default() };
+        let verifier =
+            LocalVerifier::load(VerifierFiles::OWN, LocalVerifier::OWN, &settings, Cores::default()).unwrap();
+        let verified = verifier.verify(&TenantId::new("t").unwrap(), pairs).await.unwrap();
+        verifier.close().await.unwrap();
+        verified
+    }
+
+    #[tokio::test]
+    async fn the_logits_are_those_of_the_training_pipeline_and_both_orders_have_the_same() {
+        let references = references();
+        let pairs = |swap: bool| -> Vec<_> {
+            let pair = |r: &Reference| if swap { (r.b.clone(), r.a.clone()) } else { (r.a.clone(), r.b.clone()) };
+            references.iter().map(pair).collect()
+        };
+        for (precision, most) in [(config::Precision::F32, 2e-3), (config::Precision::Bf16, 0.25)] {
+            let found = logits(precision, pairs(false)).await;
+            for (found, expected) in found.iter().zip(&references) {
+                let off = (found.logit - expected.logit).abs();
+                assert!(off < most, "{precision:?}: {off} for {:?} / {:?}", expected.a, expected.b);
+            }
+            assert_eq!(logits(precision, pairs(true)).await, found);
+        }
     }
 }

@@ -55,62 +55,73 @@ impl Share {
 /// The served-right against served-wrong curve: one point for each different score, highest first, before them the one that
 /// serves nothing.
 pub fn curve(scored: &[Scored]) -> Vec<Point> {
-    let (rights, wrongs) = counts(scored);
-    let mut sorted = scored.to_vec();
-    sorted.sort_by(|a, b| b.score.total_cmp(&a.score));
-    let mut points = vec![Point { threshold: f32::INFINITY, right: 0.0, wrong: 0.0, precision: 1.0 }];
-    let (mut right, mut wrong) = (0usize, 0usize);
-    for (i, Scored { is_right, score }) in sorted.iter().enumerate() {
-        right += usize::from(*is_right);
-        wrong += usize::from(!is_right);
-        if sorted.get(i + 1).is_none_or(|next| next.score < *score) {
-            points.push(Point {
-                threshold: *score,
-                right: right as f64 / rights.max(1) as f64,
-                wrong: wrong as f64 / wrongs.max(1) as f64,
-                precision: right as f64 / (right + wrong) as f64,
-            });
-        }
-    }
+    let mut points = Vec::new();
+    sweep(&ranked(scored), |_| 1, &mut points);
     points
 }
 
 /// Chance that a right pair scores above a wrong one, ties counting half; `None` without both.
-pub fn auc(scored: &[Scored]) -> Option<f64> {
-    let (rights, wrongs) = counts(scored);
-    if rights == 0 || wrongs == 0 {
-        return None;
-    }
-    let points = curve(scored);
-    Some(points.windows(2).map(|pair| (pair[1].wrong - pair[0].wrong) * (pair[0].right + pair[1].right) / 2.0).sum())
+pub fn auc(curve: &[Point]) -> Option<f64> {
+    let both = curve.last().is_some_and(|last| last.right > 0.0 && last.wrong > 0.0);
+    let strip = |pair: &[Point]| (pair[1].wrong - pair[0].wrong) * (pair[0].right + pair[1].right) / 2.0;
+    both.then(|| curve.windows(2).map(strip).sum())
 }
 
 /// The largest share of right pairs that a threshold serves with at most that share of the wrong ones.
-pub fn served_at(scored: &[Scored], most_wrong: f64) -> f64 {
-    curve(scored).iter().filter(|point| point.wrong <= most_wrong).map(|point| point.right).fold(0.0, f64::max)
+pub fn served_at(curve: &[Point], most_wrong: f64) -> f64 {
+    curve.iter().filter(|point| point.wrong <= most_wrong).map(|point| point.right).fold(0.0, f64::max)
 }
 
 /// The largest share of right pairs that a threshold serves with at least that precision.
-pub fn recall_at(scored: &[Scored], precision: f64) -> f64 {
-    curve(scored).iter().filter(|point| point.precision >= precision).map(|point| point.right).fold(0.0, f64::max)
+pub fn recall_at(curve: &[Point], precision: f64) -> f64 {
+    curve.iter().filter(|point| point.precision >= precision).map(|point| point.right).fold(0.0, f64::max)
 }
 
-/// 95 % interval of any measure, by resampling right and wrong pairs apart, with a fixed seed.
-pub fn interval(scored: &[Scored], measure: impl Fn(&[Scored]) -> f64) -> (f64, f64) {
-    let (rights, wrongs): (Vec<Scored>, Vec<Scored>) = scored.iter().partition(|s| s.is_right);
+/// 95 % intervals of measures of the curve, by resampling right and wrong pairs apart, with a fixed seed.
+pub fn intervals<const N: usize>(scored: &[Scored], measures: impl Fn(&[Point]) -> [f64; N]) -> [(f64, f64); N] {
+    let ranked = ranked(scored);
+    let places = |is_right| (0..ranked.len()).filter(|&i| ranked[i].is_right == is_right).collect::<Vec<_>>();
+    let parts = [places(true), places(false)];
     let mut dice = fastrand::Rng::with_seed(SEED);
-    let mut sample = Vec::with_capacity(scored.len());
-    let mut values: Vec<f64> = (0..RESAMPLES)
+    let (mut weights, mut points) = (vec![0; ranked.len()], Vec::new());
+    let mut values: Vec<[f64; N]> = (0..RESAMPLES)
         .map(|_| {
-            sample.clear();
-            for part in [&rights, &wrongs] {
-                sample.extend((0..part.len()).map(|_| part[dice.usize(0..part.len())]));
+            weights.fill(0);
+            for part in &parts {
+                part.iter().for_each(|_| weights[part[dice.usize(0..part.len())]] += 1);
             }
-            measure(&sample)
+            sweep(&ranked, |i| weights[i], &mut points);
+            measures(&points)
         })
         .collect();
-    values.sort_by(f64::total_cmp);
-    (values[RESAMPLES / 40], values[RESAMPLES - 1 - RESAMPLES / 40])
+    std::array::from_fn(|n| {
+        values.sort_by(|a, b| a[n].total_cmp(&b[n]));
+        (values[RESAMPLES / 40][n], values[RESAMPLES - 1 - RESAMPLES / 40][n])
+    })
+}
+
+/// Highest score first.
+fn ranked(scored: &[Scored]) -> Vec<Scored> {
+    let mut ranked = scored.to_vec();
+    ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
+    ranked
+}
+
+/// The curve of pairs of which each counts so often.
+fn sweep(ranked: &[Scored], weight: impl Fn(usize) -> usize, points: &mut Vec<Point>) {
+    let total = |is_right| (0..ranked.len()).filter(|&i| ranked[i].is_right == is_right).map(&weight).sum::<usize>();
+    let (rights, wrongs) = (total(true).max(1) as f64, total(false).max(1) as f64);
+    points.clear();
+    points.push(Point { threshold: f32::INFINITY, right: 0.0, wrong: 0.0, precision: 1.0 });
+    let (mut right, mut wrong) = (0, 0);
+    for (i, Scored { is_right, score }) in ranked.iter().enumerate() {
+        *(if *is_right { &mut right } else { &mut wrong }) += weight(i);
+        if right + wrong > 0 && ranked.get(i + 1).is_none_or(|next| next.score < *score) {
+            let precision = right as f64 / (right + wrong) as f64;
+            let (right, wrong) = (right as f64 / rights, wrong as f64 / wrongs);
+            points.push(Point { threshold: *score, right, wrong, precision });
+        }
+    }
 }
 
 /// One bin of a reliability plot: pairs whose chance to be wrong was said to be about the same.
@@ -140,11 +151,6 @@ pub fn calibration_error(bins: &[Bin]) -> f64 {
     bins.iter().map(|bin| (bin.said - bin.seen.value).abs() * bin.seen.of as f64).sum::<f64>() / total.max(1) as f64
 }
 
-fn counts(scored: &[Scored]) -> (usize, usize) {
-    let rights = scored.iter().filter(|s| s.is_right).count();
-    (rights, scored.len() - rights)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,18 +163,19 @@ mod tests {
 
     #[test]
     fn measures_of_a_small_set_are_those_counted_by_hand() {
-        let set = scored(&[0.9, 0.8, 0.4], &[0.85, 0.3, 0.2, 0.1]);
+        let set = curve(&scored(&[0.9, 0.8, 0.4], &[0.85, 0.3, 0.2, 0.1]));
         // Of 12 comparisons, 0.8 and 0.4 lose to 0.85.
         assert!((auc(&set).unwrap() - 10.0 / 12.0).abs() < 1e-12);
         assert!((served_at(&set, 0.0) - 1.0 / 3.0).abs() < 1e-12);
         assert_eq!(served_at(&set, 0.25), 1.0);
         assert!((recall_at(&set, 0.95) - 1.0 / 3.0).abs() < 1e-12);
         assert_eq!(recall_at(&set, 0.75), 1.0);
+        assert_eq!(set.last().unwrap(), &Point { threshold: 0.1, right: 1.0, wrong: 1.0, precision: 3.0 / 7.0 });
     }
 
     #[test]
     fn ties_count_half_and_are_served_together() {
-        let set = scored(&[0.5, 0.5], &[0.5, 0.1]);
+        let set = curve(&scored(&[0.5, 0.5], &[0.5, 0.1]));
         assert!((auc(&set).unwrap() - 0.75).abs() < 1e-12);
         assert_eq!(served_at(&set, 0.4), 0.0);
         assert_eq!(served_at(&set, 0.5), 1.0);
@@ -176,9 +183,9 @@ mod tests {
 
     #[test]
     fn without_one_kind_of_pairs_there_is_no_auc() {
-        assert_eq!(auc(&scored(&[0.1, 0.2], &[])), None);
-        assert_eq!(auc(&[]), None);
-        assert_eq!((served_at(&[], 0.01), recall_at(&[], 0.95)), (0.0, 0.0));
+        assert_eq!(auc(&curve(&scored(&[0.1, 0.2], &[]))), None);
+        let none = curve(&[]);
+        assert_eq!((auc(&none), served_at(&none, 0.01), recall_at(&none, 0.95)), (None, 0.0, 0.0));
     }
 
     #[test]
@@ -194,7 +201,6 @@ mod tests {
     fn a_calibrated_score_has_no_error_and_an_overconfident_one_has() {
         let said = |risk: f64| (0..100).map(move |n| (n >= 20, risk));
         let honest: Vec<_> = said(0.2).collect();
-        assert!(calibration_error(&reliability(&honest, 4)) < 0.2);
         let overconfident: Vec<_> = said(0.0).collect();
         assert!((calibration_error(&reliability(&overconfident, 1)) - 0.2).abs() < 1e-9);
         assert!(calibration_error(&reliability(&honest, 1)) < 1e-9);
@@ -207,10 +213,11 @@ mod tests {
             let right: Vec<f32> = (0..count).map(|_| dice.f32() + 0.3).collect();
             let wrong: Vec<f32> = (0..count).map(|_| dice.f32()).collect();
             let set = scored(&right, &wrong);
-            let value = auc(&set).unwrap();
-            let (low, high) = interval(&set, |s| auc(s).unwrap_or(f64::NAN));
-            assert!(low < value && value < high);
-            high - low
+            let points = curve(&set);
+            let found = intervals(&set, |curve| [auc(curve).unwrap_or(f64::NAN), served_at(curve, 0.05)]);
+            let values = [auc(&points).unwrap(), served_at(&points, 0.05)];
+            assert!(found.iter().zip(values).all(|((low, high), value)| *low < value && value < *high), "{found:?}");
+            found[0].1 - found[0].0
         };
         assert!(width(1000) < width(50) / 2.0);
     }
@@ -228,7 +235,7 @@ mod tests {
                 .flat_map(|r| wrong.iter().map(move |w| if r > w { 1.0 } else if r == w { 0.5 } else { 0.0 }))
                 .sum();
             let expected = wins / (right.len() * wrong.len()) as f64;
-            prop_assert!((auc(&set).unwrap() - expected).abs() < 1e-9);
+            prop_assert!((auc(&curve(&set)).unwrap() - expected).abs() < 1e-9);
         }
     }
 }

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::data::Pair;
-use super::measure::{Point, Scored, Share, auc, curve, interval, recall_at, served_at};
+use super::measure::{
+    Bin, Point, Scored, Share, auc, calibration_error, curve, intervals, recall_at, reliability, served_at,
+};
 use super::run::{Found, Took};
+use crate::cache::decide::risk::RiskModel;
 
 /// Shares of wrong pairs served, at which the share of right ones is told.
 const WRONG: [f64; 4] = [0.005, 0.01, 0.02, 0.05];
@@ -41,6 +44,10 @@ pub struct Set {
     pub stages: Vec<Stage>,
     /// Pairs that each guard speaks against.
     pub guards: BTreeMap<&'static str, Vetoed>,
+    /// What the risk model said of pairs, beside what was so.
+    pub reliability: Vec<Bin>,
+    /// Mean distance between the two.
+    pub calibration_error: f64,
 }
 
 #[derive(Debug, Default, Clone, Copy, Serialize)]
@@ -83,14 +90,24 @@ type Score = fn(&Found) -> Option<f32>;
 
 const VETO: f32 = -1e6;
 
-const STAGES: [(&str, Score); 4] = [
+const STAGES: [(&str, Score); 5] = [
     ("similarity", |found| Some(found.similarity)),
     ("similarity + guards", |found| {
-        Some(if found.guards.is_empty() { found.similarity } else { VETO + found.similarity })
+        Some(if found.compared.guards.is_empty() { found.similarity } else { VETO + found.similarity })
     }),
     ("verifier", |found| found.logit),
-    ("verifier + guards", |found| found.logit.map(|logit| if found.guards.is_empty() { logit } else { VETO + logit })),
+    ("verifier + guards", |found| {
+        found.logit.map(|logit| if found.compared.guards.is_empty() { logit } else { VETO + logit })
+    }),
+    ("risk model", |found| Some(-risk(found)? as f32)),
 ];
+
+/// Bins of the reliability table.
+const BINS: usize = 10;
+
+fn risk(found: &Found) -> Option<f64> {
+    RiskModel::own().ok().map(|model| model.wrong(&found.evidence()))
+}
 
 impl Report {
     /// Of pairs and what was found of them, in the same order.
@@ -152,6 +169,16 @@ impl Report {
                 }
                 page += "</table>";
             }
+            let _ = write!(
+                page,
+                "<h3>Calibration of the risk model: off by {:.3} in the mean</h3><table><tr><th>risk said</th><th>wrong</th></tr>",
+                set.calibration_error
+            );
+            for Bin { said, seen } in &set.reliability {
+                let Share { value, low, high, of } = seen;
+                let _ = write!(page, "<tr><td>{said:.3}</td><td>{value:.3} ({low:.3} to {high:.3}) of {of}</td></tr>");
+            }
+            page += "</table>";
             if !set.guards.is_empty() {
                 page += "<h3>Guards: pairs vetoed</h3><table><tr><th>guard</th><th>wrong</th><th>right</th></tr>";
                 for (name, vetoed) in &set.guards {
@@ -170,13 +197,17 @@ impl Set {
         let right = pairs.iter().filter(|(pair, _)| pair.is_right).count();
         let mut guards: BTreeMap<&'static str, Vetoed> = BTreeMap::new();
         for (pair, found) in pairs {
-            for guard in &found.guards {
+            for guard in &found.compared.guards {
                 let vetoed = guards.entry(guard.as_str()).or_default();
                 *(if pair.is_right { &mut vetoed.right } else { &mut vetoed.wrong }) += 1;
             }
         }
         let stages = STAGES.iter().filter_map(|(name, score)| Stage::new(name, *score, pairs)).collect();
-        Self { name: name.to_owned(), right, wrong: pairs.len() - right, stages, guards }
+        let risks: Vec<_> = pairs.iter().filter_map(|(pair, found)| Some((pair.is_right, risk(found)?))).collect();
+        let reliability = reliability(&risks, BINS);
+        let calibration_error = calibration_error(&reliability);
+        let (name, wrong) = (name.to_owned(), pairs.len() - right);
+        Self { name, right, wrong, stages, guards, reliability, calibration_error }
     }
 
     /// Share of right pairs served, upwards, against the share of wrong ones, to the right on a logarithmic scale.
@@ -222,7 +253,7 @@ const WIDTH: f64 = 420.0;
 const HEIGHT: f64 = 240.0;
 /// Least share of wrong pairs that is drawn; what is below stands at the left edge.
 const LEAST: f64 = 1e-3;
-const COLOURS: [&str; 4] = ["#888", "#2a7ab9", "#c4681a", "#1f8a4c"];
+const COLOURS: [&str; 5] = ["#888", "#2a7ab9", "#c4681a", "#1f8a4c", "#8a2be2"];
 
 const HEAD: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>Reprise: right hits</title><style>\
     body{font:15px system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}\
@@ -236,13 +267,17 @@ impl Stage {
     fn new(name: &'static str, score: Score, pairs: &[(&Pair, &Found)]) -> Option<Self> {
         let scored = |(pair, found): &(&Pair, &Found)| Some(Scored { is_right: pair.is_right, score: score(found)? });
         let scored: Vec<Scored> = pairs.iter().map(scored).collect::<Option<_>>()?;
-        let auc_of = |scored: &[Scored]| auc(scored).unwrap_or(f64::NAN);
-        let value = auc(&scored);
-        let served = |most_wrong| {
-            let right = served_at(&scored, most_wrong);
-            Served { most_wrong, right, interval: interval(&scored, |some| served_at(some, most_wrong)) }
-        };
         let points = curve(&scored);
+        let measures = |curve: &[Point]| {
+            let [a, b, c, d] = WRONG.map(|most_wrong| served_at(curve, most_wrong));
+            [auc(curve).unwrap_or(f64::NAN), a, b, c, d]
+        };
+        let [auc_interval, intervals @ ..] = intervals(&scored, measures);
+        let served = WRONG.into_iter().zip(intervals).map(|(most_wrong, interval)| Served {
+            most_wrong,
+            right: served_at(&points, most_wrong),
+            interval,
+        });
         let threshold = points.iter().rfind(|point| point.wrong <= TOLD).map_or(f32::INFINITY, |point| point.threshold);
         let mut kinds: BTreeMap<(bool, &str), (usize, usize)> = BTreeMap::new();
         for ((pair, _), scored) in pairs.iter().zip(&scored) {
@@ -259,10 +294,10 @@ impl Stage {
         let kept = |(n, _): &(usize, Point)| n.is_multiple_of(step) || *n + 1 == points.len();
         Some(Self {
             name,
-            auc: value,
-            auc_interval: value.map(|_| interval(&scored, auc_of)),
-            recall_at_95: recall_at(&scored, 0.95),
-            served: WRONG.into_iter().map(served).collect(),
+            auc: auc(&points),
+            auc_interval: auc(&points).map(|_| auc_interval),
+            recall_at_95: recall_at(&points, 0.95),
+            served: served.collect(),
             kinds: kinds.into_iter().map(kind).collect(),
             curve: points.iter().copied().enumerate().filter(kept).map(|(_, point)| point).collect(),
         })
@@ -276,13 +311,20 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::decide::guards::Guard;
+    use crate::cache::decide::guards::{Comparison, Guard};
     use crate::types::ChatRequest;
 
     fn case(is_right: bool, kind: &str, similarity: f32, logit: f32, guards: &[Guard]) -> (Pair, Found) {
         let prompt = || ChatRequest::prompt("m", "q");
         let pair = Pair { cached: prompt(), new: prompt(), is_right, source: format!("own/{kind}") };
-        (pair, Found { similarity, guards: guards.to_vec(), logit: Some(logit) })
+        (
+            pair,
+            Found {
+                similarity,
+                compared: Comparison { guards: guards.to_vec(), ..Comparison::default() },
+                logit: Some(logit),
+            },
+        )
     }
 
     fn report(cases: Vec<(Pair, Found)>) -> Report {
@@ -303,8 +345,15 @@ mod tests {
         let served: Vec<_> = set.stages.iter().map(|stage| (stage.name, stage.served[1].right)).collect();
         assert_eq!(
             served,
-            [("similarity", 0.0), ("similarity + guards", 0.5), ("verifier", 1.0), ("verifier + guards", 1.0)]
+            [
+                ("similarity", 0.0),
+                ("similarity + guards", 0.5),
+                ("verifier", 1.0),
+                ("verifier + guards", 1.0),
+                ("risk model", 1.0)
+            ]
         );
+        assert_eq!(set.reliability.iter().map(|bin| bin.seen.of).sum::<usize>(), 4);
         assert_eq!((set.guards["number"].wrong, set.guards["number"].right), (1, 0));
         let kinds: Vec<_> =
             set.stages[1].kinds.iter().map(|kind| (kind.name.as_str(), kind.is_right, kind.served.value)).collect();
@@ -315,7 +364,7 @@ mod tests {
     fn without_a_verifier_there_are_no_stages_of_it() {
         let (pair, found) = case(true, "far", 0.7, 0.0, &[]);
         let report = Report::new("e", None, &[pair], &[Found { logit: None, ..found }], Took::default());
-        assert_eq!(report.sets[0].stages.len(), 2);
+        assert_eq!(report.sets[0].stages.len(), 3);
         assert_eq!(report.sets[0].stages[0].auc, None);
     }
 
@@ -324,6 +373,6 @@ mod tests {
         let page = report(vec![case(true, "<b>", 0.7, 2.0, &[]), case(false, "x", 0.6, 1.0, &[])]).html();
         assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
         assert!(page.contains("&lt;e&gt;") && page.contains("&lt;b&gt;") && !page.contains("<b>"));
-        assert_eq!(page.matches("<polyline").count(), 4);
+        assert_eq!(page.matches("<polyline").count(), 5);
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::data::Pair;
-use crate::cache::decide::guards::{Guard, guards};
+use crate::cache::decide::guards::{Comparison, compare};
+use crate::cache::decide::risk::Evidence;
 use crate::embed::{Embedder, Verifier};
 use crate::types::{Error, Probe, Result, TenantId};
 
@@ -24,10 +25,23 @@ pub struct Judges<'a> {
 pub struct Found {
     /// Cosine of the last turns.
     pub similarity: f32,
-    /// What the last turns differ in, though they read alike.
-    pub guards: Vec<Guard>,
+    /// The last turns, word by word.
+    pub compared: Comparison,
     /// The verifier's log-odds, of the whole conversations.
     pub logit: Option<f32>,
+}
+
+impl Found {
+    /// As the risk model sees it.
+    pub fn evidence(&self) -> Evidence {
+        Evidence {
+            similarity: self.similarity,
+            logit: self.logit,
+            likeness: self.compared.likeness,
+            lengths: self.compared.lengths,
+            vetoed: !self.compared.guards.is_empty(),
+        }
+    }
 }
 
 /// Time each step took for all pairs together.
@@ -68,7 +82,7 @@ pub async fn judge(judges: &Judges<'_>, pairs: &[Pair], done: impl Fn(usize, usi
         .map(|(a, b)| {
             let (x, y) = (&vectors[places[a.prompt.as_str()]], &vectors[places[b.prompt.as_str()]]);
             let similarity = x.iter().zip(y.iter()).map(|(x, y)| x * y).sum();
-            Found { similarity, guards: guards(&a.prompt, &b.prompt), logit: None }
+            Found { similarity, compared: compare(&a.prompt, &b.prompt), logit: None }
         })
         .collect();
     took.guards = started.elapsed();
@@ -97,6 +111,7 @@ fn probe(request: &crate::types::ChatRequest) -> Result<Probe> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::decide::guards::Guard;
     use crate::embed::{HashEmbedder, Verification, VerifierModel};
     use crate::types::ChatRequest;
     use async_trait::async_trait;
@@ -140,7 +155,9 @@ mod tests {
         assert_eq!(*last.lock().unwrap(), (7 + 600 + 600, 7 + 600 + 600));
         let same = [pair("buy 3 apples", "buy 3 apples"), pair("buy 3 apples", "buy 4 apples")];
         let (found, _) = judge(&Judges { verifier: None, ..judges }, &same, |_, _| {}).await.unwrap();
-        assert!((found[0].similarity - 1.0).abs() < 1e-5 && found[0].guards.is_empty() && found[0].logit.is_none());
-        assert_eq!(found[1].guards, [Guard::Number]);
+        assert!(
+            (found[0].similarity - 1.0).abs() < 1e-5 && found[0].compared.guards.is_empty() && found[0].logit.is_none()
+        );
+        assert_eq!(found[1].compared.guards, [Guard::Number]);
     }
 }

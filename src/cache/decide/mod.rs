@@ -1,12 +1,13 @@
 //! Whether a near entry may answer a request. For now by similarity alone; every rule that is not about meaning
 //! (age, the new request's own limits) stands here too, so that one place says why a candidate was not served.
 //!
-//! [`guards`] tell what two prompts differ in that look alike; nothing asks them yet but `eval`. They read [`words`] that
-//! [`align`] lays side by side, with the lists of [`lexicon`].
+//! [`guards`] tell what two prompts differ in that look alike; they read [`words`] that [`align`] lays side by side, with the
+//! lists of [`lexicon`]. [`risk`] weighs all that is known of two prompts. Nothing asks these yet but `eval`.
 
 pub mod align;
 pub mod guards;
 mod lexicon;
+pub mod risk;
 pub mod words;
 
 use std::time::Duration;

@@ -20,7 +20,7 @@ pub enum Kind {
     Han,
 }
 
-/// Words that are compared at most; a longer prompt is compared by its first and last ones alone by nobody.
+/// Words of a prompt that are compared at most; aligning takes the product of two lengths.
 pub const MOST: usize = 400;
 
 /// The words of a text, in order. Punctuation is left out but for currency and percent signs, which are units.
