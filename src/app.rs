@@ -8,8 +8,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::Cache;
-use crate::config::{Config, EntryBackend, ProviderConfig, ProviderKind, VectorBackend};
+use crate::cache::{Cache, Judge, Languages};
+use crate::config::{Config, EntryBackend, ProviderConfig, ProviderKind, VectorBackend, VerifierChoice};
 use crate::embed::{Cores, Embedder, HashEmbedder, LocalEmbedder, LocalVerifier, Memo, Verifier, VerifierFiles};
 use crate::gateway::Gateway;
 use crate::llm::{self, Directory, Provider};
@@ -18,6 +18,9 @@ use crate::store::entry::guarded::GuardedEntries;
 use crate::store::entry::l1::L1Entries;
 use crate::store::entry::redis::RedisEntries;
 use crate::store::entry::sqlite::SqliteEntries;
+use crate::store::evidence::EvidenceStore;
+use crate::store::evidence::redis::RedisEvidence;
+use crate::store::evidence::sqlite::SqliteEvidence;
 use crate::store::sqlite::Sqlite;
 use crate::store::vector::VectorStore;
 use crate::store::vector::flat::Flat;
@@ -45,6 +48,7 @@ pub struct App {
 struct Stores {
     entries: Arc<dyn EntryStore>,
     vectors: Arc<dyn VectorStore>,
+    evidence: Arc<dyn EvidenceStore>,
     sqlite: Option<Arc<Sqlite>>,
 }
 
@@ -57,11 +61,12 @@ impl App {
         let http_listener = listen(config.server.http_addr, "server.http_addr").await?;
         let (grpc_addr, http_addr) = (local_addr(&grpc_listener)?, local_addr(&http_listener)?);
 
-        let embedder = embedder(&config).await?;
+        let Judges { embedder, judge } = judges(&config).await?;
         let stores = stores(&config, embedder.as_ref()).await?;
         let providers = providers(&config).await?;
         let embedder = Arc::new(Memo::new(embedder, config.embedding.memo_bytes));
-        let cache = Cache::new(stores.entries.clone(), stores.vectors.clone(), embedder);
+        let cache =
+            Cache::new(stores.entries.clone(), stores.vectors.clone(), embedder, (judge, stores.evidence.clone()));
         let directory = Directory::new(providers, config.default_model.clone());
         let gateway = Arc::new(Gateway::new(config, cache, directory));
 
@@ -150,28 +155,46 @@ fn local_addr(listener: &TcpListener) -> Result<SocketAddr> {
 /// The parts that decide whether one answer serves two prompts.
 pub struct Judges {
     pub embedder: Arc<dyn Embedder>,
-    pub verifier: Option<Arc<dyn Verifier>>,
+    pub judge: Judge,
 }
 
-/// As the service would start them, without the rest of it.
+/// As the service starts them, without the rest of it.
 pub async fn judges(config: &Config) -> Result<Judges> {
-    let embedder = embedder(config).await?;
-    let settings = config.embedding.clone();
-    let load = move || LocalVerifier::load(VerifierFiles::OWN, LocalVerifier::OWN, &settings, Cores::default());
-    let verifier = tokio::task::spawn_blocking(load).await;
-    let verifier = verifier.map_err(|e| Error::internal("loading the verifier panicked").with_source(e))??;
-    Ok(Judges { embedder, verifier: Some(Arc::new(verifier)) })
+    let (embedder, cores) = embedder(config).await?;
+    let verifier = verifier(config, cores).await?;
+    let mut languages = Languages::default();
+    if embedder.model().name != HashEmbedder::NAME {
+        let manifest = models::Manifest::builtin()?;
+        languages = Languages::new(manifest.model(&config.embedding.model)?.languages.clone());
+        if verifier.is_some() {
+            languages = languages.and(&Languages::new(VerifierFiles::LANGUAGES));
+        }
+    }
+    Ok(Judges { embedder, judge: Judge::new(verifier, languages)? })
 }
 
-async fn embedder(config: &Config) -> Result<Arc<dyn Embedder>> {
+/// On the same cores as the embedder: they take turns.
+async fn verifier(config: &Config, cores: Cores) -> Result<Option<Arc<dyn Verifier>>> {
+    if config.verifier.model == VerifierChoice::None {
+        return Ok(None);
+    }
+    let settings = config.embedding.clone();
+    let load = move || LocalVerifier::load(VerifierFiles::OWN, LocalVerifier::OWN, &settings, cores);
+    let loaded = tokio::task::spawn_blocking(load).await;
+    Ok(Some(Arc::new(loaded.map_err(|e| Error::internal("loading the verifier panicked").with_source(e))??)))
+}
+
+async fn embedder(config: &Config) -> Result<(Arc<dyn Embedder>, Cores)> {
     if config.embedding.model == HashEmbedder::NAME {
-        return Ok(Arc::new(HashEmbedder::new()));
+        return Ok((Arc::new(HashEmbedder::new()), Cores::default()));
     }
     let folder = pull(&config.embedding.model, config).await?;
     let settings = config.embedding.clone();
     let load = move || LocalEmbedder::load(&folder, &settings.model, &settings);
     let loaded = tokio::task::spawn_blocking(load).await;
-    Ok(Arc::new(loaded.map_err(|e| Error::internal("loading the embedding model panicked").with_source(e))??))
+    let loaded = loaded.map_err(|e| Error::internal("loading the embedding model panicked").with_source(e))??;
+    let cores = loaded.cores();
+    Ok((Arc::new(loaded), cores))
 }
 
 async fn stores(config: &Config, embedder: &dyn Embedder) -> Result<Stores> {
@@ -179,15 +202,17 @@ async fn stores(config: &Config, embedder: &dyn Embedder) -> Result<Stores> {
     let embedded = settings.entries == EntryBackend::Sqlite || settings.vectors == VectorBackend::Flat;
     let sqlite = if embedded { Some(Sqlite::open(&config.data_dir).await?) } else { None };
     let model = embedder.model();
-    let entries: Arc<dyn EntryStore> = match (settings.entries, &sqlite) {
+    let (entries, evidence): (Arc<dyn EntryStore>, Arc<dyn EvidenceStore>) = match (settings.entries, &sqlite) {
         (EntryBackend::Sqlite, Some(sqlite)) => {
             let disk = SqliteEntries::new(sqlite.clone(), settings.max_bytes).await?;
-            L1Entries::new(GuardedEntries::new(disk, "entry store", EMBEDDED_LIMIT), settings.l1_bytes)
+            let guarded = GuardedEntries::new(disk, "entry store", EMBEDDED_LIMIT);
+            (L1Entries::new(guarded, settings.l1_bytes), SqliteEvidence::new(sqlite.clone()).await?)
         }
         _ => {
             let redis = RedisEntries::connect(settings).await?;
             let hot = redis.hot();
-            L1Entries::with(GuardedEntries::new(redis, "entry store", settings.timeout), hot)
+            let evidence = RedisEvidence::new(redis.connection(), &settings.redis_prefix, settings.timeout);
+            (L1Entries::with(GuardedEntries::new(redis, "entry store", settings.timeout), hot), evidence)
         }
     };
     let (vectors, limit): (Arc<dyn VectorStore>, _) = match (settings.vectors, &sqlite) {
@@ -196,7 +221,7 @@ async fn stores(config: &Config, embedder: &dyn Embedder) -> Result<Stores> {
         }
         _ => (Arc::new(Qdrant::new(settings, &model.id, model.dim)?), settings.timeout),
     };
-    Ok(Stores { entries, vectors: GuardedVectors::new(vectors, "vector store", limit), sqlite })
+    Ok(Stores { entries, vectors: GuardedVectors::new(vectors, "vector store", limit), evidence, sqlite })
 }
 
 /// The configured providers; without any, the local model alone.

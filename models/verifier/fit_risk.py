@@ -2,6 +2,11 @@
 
 The scored pairs come from `reprise eval FILES --pairs SCORED` on held-out pairs (`held_out.py`). Each source has the weight given;
 the features are those of `src/cache/decide/risk.rs`. Prints what five folds give.
+
+`bounds` says for a wrong rate the highest risk that may be served for it: of wrong pairs that no guard vetoes, at most that share
+of all wrong pairs is at or below it, by the upper end of a one-sided 95 % interval over pairs scored by folds that had not seen
+them. A wrong pair stands for a request whose nearest remembered prompt has a wrong answer for it; so over all requests, of which
+some have a right one near or none, the share of wrong hits is lower still.
 """
 
 from __future__ import annotations
@@ -15,6 +20,10 @@ import measure
 import numpy as np
 
 WEIGHTS = {"groups": 0.45, "qqp": 0.40, "paws": 0.15}
+# What is near to a prompt in traffic is seldom a sentence made to trap by word order alone, as in paws.
+TRAFFIC = {"groups": 0.5, "qqp": 0.45, "paws": 0.05}
+RATES = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
+Z = 1.645
 RIDGE = 1e-3
 FOLDS, SEED = 5, 3
 
@@ -42,6 +51,26 @@ def fit(x: np.ndarray, wrong: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return beta
 
 
+def bounds(risk: np.ndarray, wrong: np.ndarray, vetoed: np.ndarray, sources: np.ndarray) -> list[list[float]]:
+    """Pairs of a wrong rate and the highest risk that may be served for it."""
+    share = np.zeros(len(risk))
+    for name, part in TRAFFIC.items():
+        own = (sources == name) & (wrong == 1)
+        share[own] = part / max(1, own.sum())
+    # As many equally weighted pairs would have the variance of these.
+    count = share.sum() ** 2 / (share**2).sum()
+    order = np.argsort(risk, kind="stable")
+    served = np.cumsum((share * ~vetoed)[order])
+    middle = (served + Z * Z / (2 * count)) / (1 + Z * Z / count)
+    half = Z / (1 + Z * Z / count) * np.sqrt(served * (1 - served) / count + Z * Z / (4 * count * count))
+    upper = middle + half
+    found = []
+    for rate in RATES:
+        within = np.nonzero(upper <= rate)[0]
+        found.append([rate, round(float(risk[order][within[-1]]), 6) if len(within) else 0.0])
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scored", type=Path, nargs="+", help="files of `reprise eval --pairs`")
@@ -57,7 +86,8 @@ def main() -> None:
         own = sources == name
         weight[own] = share * len(rows) / max(1, own.sum())
     folds = np.random.default_rng(SEED).integers(0, FOLDS, len(rows))
-    models = {}
+    vetoed = np.array([bool(row["guards"]) for row in rows])
+    models: dict[str, list] = {}
     for name, verifier in (("with_verifier", True), ("without", False)):
         x = np.array([features(row, verifier) for row in rows])
         risk = np.zeros(len(rows))
@@ -74,6 +104,11 @@ def main() -> None:
             if here.any():
                 said, seen = np.average(risk[here], weights=weight[here]), np.average(wrong[here], weights=weight[here])
                 print(f"  said {low:.2f} to {high:.2f}: {here.sum()} pairs, mean {said:.3f}, wrong {seen:.3f}")
+        models[f"{name}_bounds"] = bounds(risk, wrong, vetoed, sources)
+        for rate, most in models[f"{name}_bounds"]:
+            served = (risk <= most) & ~vetoed & (wrong == 0)
+            right = [f"{source} {served[(sources == source) & (wrong == 0)].mean():.3f}" for source in WEIGHTS]
+            print(f"  bound {rate}: risk up to {most}, right served: {', '.join(right)}")
         models[name] = [round(float(value), 6) for value in fit(x, wrong, weight)]
     digest = hashlib.sha256(args.weights.read_bytes()).hexdigest()
     args.out.write_text(json.dumps({"verifier": digest, **models}, indent=1) + "\n")

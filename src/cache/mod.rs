@@ -2,6 +2,7 @@
 //! any store is told to the caller, who goes on without the cache.
 
 pub mod decide;
+mod evidence;
 mod lookup;
 mod orphans;
 #[cfg(test)]
@@ -12,9 +13,11 @@ use std::sync::Arc;
 
 use crate::embed::Embedder;
 use crate::store::entry::EntryStore;
+use crate::store::evidence::EvidenceStore;
 use crate::store::vector::VectorStore;
 
-pub use decide::{Policy, Verdict, judge};
+pub use decide::{Judge, Judgement, Languages, Policy, Rule, Verdict};
+pub use evidence::{Bounds, Known, Tuned};
 pub use lookup::{Candidate, Query, Semantic};
 pub use orphans::Orphans;
 pub use write::{Invalidated, vector_point};
@@ -25,15 +28,27 @@ pub struct Cache {
     pub(crate) entries: Arc<dyn EntryStore>,
     pub(crate) vectors: Arc<dyn VectorStore>,
     pub(crate) embedder: Arc<dyn Embedder>,
+    judge: Judge,
+    bounds: Bounds,
     orphans: Arc<Orphans>,
 }
 
 impl Cache {
-    pub fn new(entries: Arc<dyn EntryStore>, vectors: Arc<dyn VectorStore>, embedder: Arc<dyn Embedder>) -> Self {
+    pub fn new(
+        entries: Arc<dyn EntryStore>,
+        vectors: Arc<dyn VectorStore>,
+        embedder: Arc<dyn Embedder>,
+        (judge, evidence): (Judge, Arc<dyn EvidenceStore>),
+    ) -> Self {
+        let bounds = Bounds::new(evidence, &judge);
         let orphans = Arc::new(Orphans::default());
         let told = orphans.clone();
         entries.on_evicted(Arc::new(move |keys| told.add(keys)));
-        Self { entries, vectors, embedder, orphans }
+        Self { entries, vectors, embedder, judge, bounds, orphans }
+    }
+
+    pub fn judge(&self) -> &Judge {
+        &self.judge
     }
 
     pub fn embedder(&self) -> &Arc<dyn Embedder> {

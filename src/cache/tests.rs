@@ -6,6 +6,7 @@ use super::*;
 use crate::embed::HashEmbedder;
 use crate::store::entry::l1::L1Entries;
 use crate::store::entry::sqlite::SqliteEntries;
+use crate::store::evidence::sqlite::SqliteEvidence;
 use crate::store::sqlite::Sqlite;
 use crate::store::vector::flat::Flat;
 use crate::types::{
@@ -28,9 +29,12 @@ impl Setup {
         let folder = tempfile::tempdir().unwrap();
         let sqlite = Sqlite::open(folder.path()).await.unwrap();
         let entries = SqliteEntries::new(sqlite.clone(), room).await.unwrap();
+        let judge = Judge::new(None, Languages::default()).unwrap();
+        let evidence = SqliteEvidence::new(sqlite.clone()).await.unwrap();
         let vectors = Arc::new(Flat::open(sqlite, "test@1", DIM).await.unwrap());
-        let cache = Cache::new(L1Entries::new(entries, 1 << 20), vectors, Arc::new(HashEmbedder::new()));
-        let policy = Policy { min_similarity: Similarity::new(0.9).unwrap(), max_age: None };
+        let entries = L1Entries::new(entries, 1 << 20);
+        let cache = Cache::new(entries, vectors, Arc::new(HashEmbedder::new()), (judge, evidence));
+        let policy = Policy { rule: Rule::MinSimilarity(Similarity::new(0.9).unwrap()), max_age: None };
         Self { cache, request: ChatRequest::prompt("m", "q"), policy, _folder: folder }
     }
 
@@ -38,7 +42,9 @@ impl Setup {
         let (owner, key) = (owner(), key(9_999));
         let query =
             Query { owner: &owner, key: &key, scope: &SCOPE, request: &self.request, policy: &self.policy, top_k };
-        self.cache.semantic(&query, &at(0.0), all).await.unwrap()
+        let mut found = self.cache.near(&query, &at(0.0), all).await.unwrap();
+        self.cache.decide(&query, "q", &mut found, all).await.unwrap();
+        found
     }
 
     async fn vectors(&self) -> u64 {
@@ -114,9 +120,9 @@ async fn vectors_without_entries_below_the_threshold_are_not_searched_behind() {
     let setup = Setup::new(1 << 30).await;
     let far = |n: u32| vector_point(&entry(n), at(1.0 + n as f32 / 1000.0));
     setup.cache.vectors.upsert((0..100).map(far).collect()).await.unwrap();
-    for all in [false, true] {
-        assert_eq!(setup.look(4, all).await.candidates.len(), 4, "all: {all}");
-    }
+    assert_eq!(setup.look(4, false).await.candidates.len(), 0);
+    let all = setup.look(4, true).await.candidates;
+    assert_eq!(all.iter().map(|c| c.verdict).collect::<Vec<_>>(), [Verdict::BelowThreshold; 4]);
 }
 
 #[tokio::test]

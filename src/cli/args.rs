@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::failure::Failure;
 use crate::config::{self, Config, Loaded};
 use crate::grpc::pb;
+use crate::types::WrongRate;
 
 #[derive(Debug, Default, Args)]
 pub(super) struct ConfigArgs {
@@ -96,7 +97,10 @@ pub(super) struct CacheArgs {
     /// Do not remember the answer
     #[arg(long)]
     pub no_store: bool,
-    /// Lowest cosine similarity that may be served, from -1 to 1
+    /// The largest share of requests that may get a wrong answer from another prompt, from 0 to 1
+    #[arg(long, value_name = "SHARE", value_parser = wrong_rate)]
+    pub max_wrong_rate: Option<f64>,
+    /// Serve by cosine similarity alone, from this one up (-1 to 1), in place of the wrong rate
     #[arg(long, value_name = "COSINE", allow_hyphen_values = true, value_parser = similarity)]
     pub min_similarity: Option<f32>,
     /// How long the new answer may be served: 90s, 24h
@@ -136,6 +140,7 @@ impl CacheArgs {
             no_store: self.no_store,
             ttl: self.ttl.and_then(|ttl| ttl.try_into().ok()),
             max_age: None,
+            max_wrong_rate: self.max_wrong_rate,
             min_similarity: self.min_similarity,
             tags: self.tags.clone(),
         }
@@ -149,6 +154,11 @@ pub(super) fn message(role: pb::Role, content: String) -> pb::Message {
 fn similarity(text: &str) -> Result<f32, String> {
     let value: f32 = text.parse().map_err(|_| "expected a number from -1 to 1".to_string())?;
     if (-1.0..=1.0).contains(&value) { Ok(value) } else { Err("expected a number from -1 to 1".into()) }
+}
+
+pub(super) fn wrong_rate(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().and_then(|share| WrongRate::new(share).ok());
+    share.map(WrongRate::get).ok_or_else(|| WrongRate::EXPECTED.into())
 }
 
 fn ttl(text: &str) -> Result<Duration, String> {

@@ -1,5 +1,7 @@
 //! `eval`: labelled pairs through the parts that decide, and what that says.
 
+mod stream;
+
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -9,12 +11,14 @@ use super::args::ConfigArgs;
 use super::failure::Failure;
 use super::output;
 use crate::app::{self, Judges};
+use crate::cache::Judgement;
 use crate::eval::data::Pair;
+use crate::eval::measure::Share;
 use crate::eval::report::Report;
-use crate::eval::run::{Found, judge};
+use crate::eval::run::judge;
 use crate::eval::{data, run};
 use crate::telemetry;
-use crate::types::{ChatRequest, TenantId};
+use crate::types::{ChatRequest, TenantId, WrongRate};
 
 /// Measure on labelled pairs how well right hits are told from wrong ones
 ///
@@ -23,19 +27,26 @@ use crate::types::{ChatRequest, TenantId};
 ///
 /// Every pair is scored by the embedder, the guards and, where there is one, the verifier of the configuration. Nothing
 /// is stored and no LLM is asked.
+///
+/// With --stream, the prompts arrive one by one in a service with an empty cache, in this process: each is looked up, and remembered
+/// if it is a miss. Of the hits it tells how many were right. Rows of {"text", "intent"} are read too.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   reprise eval pairs.jsonl
   reprise eval pairs.jsonl conversations.jsonl --html report.html --json > report.json
-  reprise eval pairs.jsonl --pairs scored.jsonl")]
+  reprise eval pairs.jsonl --pairs scored.jsonl
+  reprise eval pairs.jsonl --stream --limit 20000 --set cache.max_wrong_rate=0.02")]
 pub(super) struct EvalArgs {
     /// Files of labelled pairs, as JSON lines
     #[arg(required = true)]
     files: Vec<PathBuf>,
     #[command(flatten)]
     config: ConfigArgs,
-    /// Pairs of each file; all unless told
+    /// One by one into an empty cache, in place of pair by pair
+    #[arg(long, conflicts_with_all = ["html", "pairs"])]
+    stream: bool,
+    /// Pairs of each file, or prompts of the stream; all unless told
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
     /// Write a page with plots
@@ -53,14 +64,17 @@ pub(super) async fn run(args: EvalArgs) -> Result<(), Failure> {
     let loaded = args.config.load(&[])?;
     telemetry::init(&loaded.config.log)?;
     let limit = args.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    if args.stream {
+        return stream::run(loaded.config, &args.files, limit, args.json).await;
+    }
     let mut pairs = Vec::new();
     for file in &args.files {
         let read = data::read(file, "eval").map_err(|e| Failure::usage(e.to_string()))?;
         pairs.extend(read.into_iter().take(limit));
     }
-    let Judges { embedder, verifier } = app::judges(&loaded.config).await?;
+    let Judges { embedder, judge: own } = app::judges(&loaded.config).await?;
     let tenant = TenantId::new("default")?;
-    let judges = run::Judges { embedder: &*embedder, verifier: verifier.as_deref(), tenant: &tenant };
+    let judges = run::Judges { embedder: &*embedder, judge: &own, tenant: &tenant };
     let bar = ProgressBar::new(0).with_style(style()?);
     let (found, took) = judge(&judges, &pairs, |done, of| {
         bar.set_length(of as u64);
@@ -68,8 +82,10 @@ pub(super) async fn run(args: EvalArgs) -> Result<(), Failure> {
     })
     .await?;
     bar.finish_and_clear();
-    let verifier = judges.verifier.map(|verifier| verifier.model().id.clone());
-    let report = Report::new(&embedder.model().id, verifier.as_deref(), &pairs, &found, took);
+    let verifier = own.verifier().map(|verifier| verifier.model().id.clone());
+    let rate = WrongRate::new(loaded.config.cache.max_wrong_rate)?;
+    let bound = (rate.get(), own.max_risk(rate));
+    let report = Report::new((&embedder.model().id, verifier.as_deref()), bound, &pairs, &found, took);
     if let Some(file) = &args.html {
         save(file, &report.html())?;
     }
@@ -85,7 +101,7 @@ fn save(file: &Path, text: &str) -> Result<(), Failure> {
 }
 
 /// A pair with its scores; its texts are those of the last turns.
-fn row(pair: &Pair, found: &Found) -> Value {
+fn row(pair: &Pair, found: &Judgement) -> Value {
     let text = |request: &ChatRequest| request.probe().map(|probe| probe.prompt);
     json!({
         "a": text(&pair.cached),
@@ -97,11 +113,12 @@ fn row(pair: &Pair, found: &Found) -> Value {
         "likeness": found.compared.likeness,
         "lengths": found.compared.lengths,
         "logit": found.logit,
+        "risk": found.risk,
     })
 }
 
 fn style() -> Result<ProgressStyle, Failure> {
-    let style = "{bar:30} {pos}/{len} texts and pairs, {eta} left";
+    let style = "{bar:30} {pos}/{len}, {eta} left";
     ProgressStyle::with_template(style).map_err(|e| Failure::failed(e.to_string()))
 }
 
@@ -115,7 +132,19 @@ fn as_text(report: &Report) -> String {
             [stage.name.to_owned(), auc, format!("{:.3}", stage.recall_at_95)].into_iter().chain(served).collect()
         });
         let header = ["score", "AUC", "recall at 95 % precision", "served at 0.5 % wrong", "1 %", "2 %", "5 %"];
-        text += &format!("{}\n\n", output::table(&header, 1, rows));
+        text += &format!("{}\n", output::table(&header, 1, rows));
+        let at = &set.default;
+        let share = |share: Share| match share.of {
+            0 => "-".to_owned(),
+            of => format!("{:.4} of {of} ({:.4} to {:.4})", share.value, share.low, share.high),
+        };
+        text += &format!("at a wrong rate of {} (risk up to {:.3}):\n", at.max_wrong_rate, at.max_risk);
+        text += &format!("  right served  {}\n  wrong served  {}\n", share(at.right), share(at.wrong));
+        text += &format!("  precision     {}\n", share(at.precision));
+        if at.other_history > 0 {
+            text += &format!("  {} pairs differ in the conversation before: always a miss\n", at.other_history);
+        }
+        text += "\n";
     }
     text
 }
@@ -123,16 +152,17 @@ fn as_text(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::decide::guards::{Comparison, Guard};
+    use crate::cache::decide::compare::Comparison;
+    use crate::cache::decide::guards::Guard;
 
     #[test]
     fn a_pair_is_written_with_all_that_was_found() {
         let (cached, new) = (ChatRequest::prompt("m", "fly to Rome"), ChatRequest::prompt("m", "fly to Oslo"));
         let pair = Pair { cached, new, is_right: false, source: "own/entity".into() };
-        let compared = Comparison { guards: vec![Guard::Entity], likeness: 0.75, lengths: 1.0 };
-        let found = Found { similarity: 0.5, compared, logit: Some(-1.5) };
+        let compared = Comparison { guards: vec![Guard::Entity], likeness: 0.75, lengths: 1.0, same: false };
+        let found = Judgement { similarity: 0.5, compared, logit: Some(-1.5), readable: true, risk: 0.75 };
         let expected = json!({"a": "fly to Rome", "b": "fly to Oslo", "label": 0, "source": "own/entity",
-            "similarity": 0.5, "guards": ["entity"], "likeness": 0.75, "lengths": 1.0, "logit": -1.5});
+            "similarity": 0.5, "guards": ["entity"], "likeness": 0.75, "lengths": 1.0, "logit": -1.5, "risk": 0.75});
         assert_eq!(row(&pair, &found), expected);
     }
 
@@ -140,8 +170,9 @@ mod tests {
     fn the_table_has_a_line_for_each_way_to_score() {
         let (cached, new) = (ChatRequest::prompt("m", "a"), ChatRequest::prompt("m", "b"));
         let pair = Pair { cached, new, is_right: true, source: "own/near".into() };
-        let found = Found { similarity: 0.5, compared: Comparison::default(), logit: None };
-        let report = Report::new("e", None, &[pair], &[found], run::Took::default());
+        let compared = Comparison::default();
+        let found = Judgement { similarity: 0.5, compared, logit: None, readable: true, risk: 0.5 };
+        let report = Report::new(("e", None), (0.01, 0.2), &[pair], &[found], run::Took::default());
         let text = as_text(&report);
         assert!(text.starts_with("own: 1 right pairs, 0 wrong\n"), "{text}");
         assert!(text.contains("| similarity ") && text.contains("| similarity + guards "), "{text}");

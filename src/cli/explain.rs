@@ -41,7 +41,13 @@ fn as_text(reply: &pb::ExplainResponse) -> String {
     let outcome = reply.cache.clone().unwrap_or_default();
     let mut text = format!("{}\n\n", output::outcome(&outcome));
     text += &format!("key             {}\nscope           {}\n", reply.key, reply.scope);
-    text += &format!("min similarity  {}\n", reply.min_similarity);
+    if let Some(lowest) = reply.min_similarity {
+        text += &format!("min similarity  {lowest}\n");
+    }
+    if let (Some(rate), Some(risk)) = (reply.max_wrong_rate, reply.max_risk) {
+        text += &format!("max wrong rate  {rate}\nmax risk        {risk:.4}\n");
+        text += &format!("labelled hits   {}, {} of them wrong\n", reply.labels, reply.wrong_labels);
+    }
     let cut = if reply.truncated { ", its end was cut off" } else { "" };
     text += &match reply.embedded_tokens {
         0 => "embedded        no\n\n".to_owned(),
@@ -53,9 +59,16 @@ fn as_text(reply: &pb::ExplainResponse) -> String {
         let rows = reply.candidates.iter().map(|c| {
             let entry = c.entry.chars().take(12).collect();
             let age = output::from_wire(c.age).map(output::age).unwrap_or_default();
-            vec![shorten(&c.prompt), entry, c.verdict.clone(), age, format!("{:.4}", c.similarity)]
+            let verdict = match c.guards.as_slice() {
+                [] => c.verdict.clone(),
+                guards => format!("{} ({})", c.verdict, guards.join(", ")),
+            };
+            let number = |value: Option<f64>, digits: usize| value.map_or("-".into(), |v| format!("{v:.digits$}"));
+            let (logit, risk) = (number(c.logit.map(f64::from), 2), number(c.risk, 4));
+            vec![shorten(&c.prompt), entry, verdict, age, format!("{:.4}", c.similarity), logit, risk]
         });
-        let table = output::table(&["prompt", "entry", "verdict", "age", "similarity"], 3, rows);
+        let header = ["prompt", "entry", "verdict", "age", "similarity", "logit", "risk"];
+        let table = output::table(&header, 3, rows);
         text += &format!("{table}\n\n");
     }
     let stages = reply.stages.iter().map(|stage| vec![stage.name.clone(), output::time(length(stage))]);
@@ -71,6 +84,10 @@ fn as_json(reply: &pb::ExplainResponse) -> serde_json::Value {
             "prompt": c.prompt,
             "age_seconds": output::from_wire(c.age).map(|age| age.as_secs_f64()),
             "verdict": c.verdict,
+            "guards": c.guards,
+            "likeness": c.likeness.map(output::exact_f32),
+            "logit": c.logit.map(output::exact_f32),
+            "risk": c.risk,
         })
     });
     let stages = reply.stages.iter().map(|s| json!({ "name": s.name, "seconds": length(s).as_secs_f64() }));
@@ -78,7 +95,11 @@ fn as_json(reply: &pb::ExplainResponse) -> serde_json::Value {
         "cache": output::outcome_json(&reply.cache.clone().unwrap_or_default()),
         "key": reply.key,
         "scope": reply.scope,
-        "min_similarity": output::exact_f32(reply.min_similarity),
+        "min_similarity": reply.min_similarity.map(output::exact_f32),
+        "max_wrong_rate": reply.max_wrong_rate,
+        "max_risk": reply.max_risk,
+        "labels": reply.labels,
+        "wrong_labels": reply.wrong_labels,
         "embedded_tokens": reply.embedded_tokens,
         "truncated": reply.truncated,
         "candidates": candidates.collect::<Vec<_>>(),
@@ -115,9 +136,17 @@ mod tests {
                 similarity: 0.894,
                 prompt: "How do I reset\nmy password?".into(),
                 age: Some(prost_types::Duration { seconds: 61, nanos: 0 }),
-                verdict: "below minimum".into(),
+                verdict: "vetoed by a guard".into(),
+                risk: Some(0.25),
+                guards: vec!["number".into()],
+                logit: None,
+                likeness: Some(0.75),
             }],
-            min_similarity: 0.95,
+            min_similarity: None,
+            max_wrong_rate: Some(0.01),
+            max_risk: Some(0.05),
+            labels: 7,
+            wrong_labels: 1,
             embedded_tokens: 12,
             truncated: false,
             stages: vec![pb::Stage {
@@ -132,9 +161,20 @@ mod tests {
         let text = as_text(&reply());
         let row = text.lines().find(|line| line.contains("0123456789ab")).unwrap();
         let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
-        assert_eq!(cells, ["How do I reset my password?", "0123456789ab", "below minimum", "1m 1s", "0.8940"]);
+        assert_eq!(
+            cells,
+            [
+                "How do I reset my password?",
+                "0123456789ab",
+                "vetoed by a guard (number)",
+                "1m 1s",
+                "0.8940",
+                "-",
+                "0.2500"
+            ]
+        );
         assert!(text.starts_with("miss\n"));
-        assert!(text.contains("min similarity  0.95\n"));
+        assert!(text.contains("max wrong rate  0.01\nmax risk        0.0500\n"));
         assert!(text.contains("4.10 ms"));
     }
 

@@ -1,4 +1,4 @@
-//! The command line. `serve` and `replay --in-process` start the service, `eval` the parts that decide; `ask`, `lookup`, `explain`, `stats` and
+//! The command line. `serve` and `replay --in-process` start the service, `eval` the parts that decide; `ask`, `lookup`, `explain`, `report-hit`, `tune`, `stats` and
 //! `replay` are gRPC clients of one that runs.
 
 mod args;
@@ -12,10 +12,12 @@ mod lookup;
 mod models;
 mod output;
 mod replay;
+mod report_hit;
 mod serve;
 mod stats;
 #[cfg(test)]
 mod testing;
+mod tune;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -37,7 +39,7 @@ const EXIT_CODES: &str = "\
 Exit codes: 0 it worked, 1 it failed, 2 the command line or the configuration is wrong.
 
 Examples:
-  reprise serve --set cache.min_similarity=0.9
+  reprise serve --set cache.max_wrong_rate=0.005
   reprise ask 'How do I reset my password?'
   reprise explain 'I forgot my password, how can I change it?'
   reprise replay prompts.jsonl --concurrency 16";
@@ -48,7 +50,9 @@ enum Command {
     Ask(ask::AskArgs),
     Lookup(lookup::LookupArgs),
     Explain(explain::ExplainArgs),
+    ReportHit(report_hit::ReportHitArgs),
     Stats(stats::StatsArgs),
+    Tune(tune::TuneArgs),
     Replay(replay::ReplayArgs),
     Eval(eval::EvalArgs),
     /// Model files: fetch them, list them, check them
@@ -82,7 +86,9 @@ impl Cli {
             Command::Ask(args) => ask::run(args).await,
             Command::Lookup(args) => lookup::run(args).await,
             Command::Explain(args) => explain::run(args).await,
+            Command::ReportHit(args) => report_hit::run(args).await,
             Command::Stats(args) => stats::run(args).await,
+            Command::Tune(args) => tune::run(args).await,
             Command::Replay(args) => replay::run(args).await,
             Command::Eval(args) => eval::run(args).await,
             Command::Models(command) => models::run(command).await,
@@ -114,10 +120,14 @@ mod tests {
             "reprise ask hello --bypass",
             "reprise lookup hello --no-store",
             "reprise explain hello --json",
+            "reprise report-hit ab12 --wrong --tenant t --json",
+            "reprise ask hello --max-wrong-rate 0.02",
+            "reprise tune --rate 0.01 --rate 0.02 --namespace n --json",
             "reprise stats --json",
             "reprise replay - --concurrency 4 --limit 10 --model m --stream 0.5 --with lookup --json --strict",
             "reprise replay f.jsonl --in-process --set cache.mode=off",
             "reprise eval a.jsonl b.jsonl --limit 10 --html r.html --json --set embedding.threads=1",
+            "reprise eval a.jsonl --stream --limit 10 --json",
             "reprise models pull all-MiniLM-L6-v2",
             "reprise models list --json",
             "reprise models verify",
@@ -138,12 +148,14 @@ mod tests {
             "reprise ask hello --ttl 0s",
             "reprise ask hello --min-similarity nan",
             "reprise ask hello --min-similarity 1.1",
+            "reprise ask hello --max-wrong-rate 1.1",
             "reprise replay f --concurrency 0",
             "reprise replay f --stream 2",
             "reprise replay f --in-process --addr http://127.0.0.1:1",
             "reprise serve --grpc-addr nowhere",
             "reprise eval",
             "reprise eval f --limit 0",
+            "reprise eval f --stream --html r.html",
         ] {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -91,6 +91,9 @@ pub(super) fn outcome(outcome: &pb::CacheOutcome) -> String {
     if let Some(similarity) = outcome.similarity {
         text += &format!(", similarity {similarity:.4}");
     }
+    if let Some(risk) = outcome.risk {
+        text += &format!(", risk {risk:.4}");
+    }
     if let Some(old) = from_wire(outcome.age) {
         text += &format!(", {} old", age(old));
     }
@@ -105,6 +108,8 @@ pub(super) fn outcome_json(outcome: &pb::CacheOutcome) -> Value {
         "status": status(outcome),
         "entry": outcome.entry,
         "similarity": outcome.similarity.map(exact_f32),
+        "risk": outcome.risk,
+        "hit": Some(&outcome.hit).filter(|hit| !hit.is_empty()),
         "age_seconds": from_wire(outcome.age).map(|age| age.as_secs_f64()),
         "reason": Some(&outcome.reason).filter(|reason| !reason.is_empty()),
     })
@@ -131,10 +136,10 @@ mod tests {
 
     #[test]
     fn an_outcome_reads_as_a_phrase() {
-        let mut hit = pb::CacheOutcome { similarity: Some(0.97312), ..Default::default() };
+        let mut hit = pb::CacheOutcome { similarity: Some(0.97312), risk: Some(0.00321), ..Default::default() };
         hit.set_status(pb::CacheStatus::Semantic);
         hit.age = Some(prost_types::Duration { seconds: 200, nanos: 5 });
-        assert_eq!(outcome(&hit), "semantic hit, similarity 0.9731, 3m 20s old");
+        assert_eq!(outcome(&hit), "semantic hit, similarity 0.9731, risk 0.0032, 3m 20s old");
         let mut bypass = pb::CacheOutcome { reason: "time-sensitive".into(), ..Default::default() };
         bypass.set_status(pb::CacheStatus::Bypass);
         assert_eq!(outcome(&bypass), "bypass (time-sensitive)");

@@ -164,6 +164,22 @@ impl cache::CacheService for Service {
         Ok(Response::new(pb::ExplainResponse::default()))
     }
 
+    async fn report_hit(
+        &self,
+        request: Request<pb::ReportHitRequest>,
+    ) -> Result<Response<pb::ReportHitResponse>, Status> {
+        let request = request.into_inner();
+        let deleted = request.judgement() == pb::HitJudgement::Wrong;
+        self.0.lock().contexts.extend(request.context);
+        Ok(Response::new(pb::ReportHitResponse { counted: true, deleted }))
+    }
+
+    async fn tune(&self, request: Request<pb::TuneRequest>) -> Result<Response<pb::TuneResponse>, Status> {
+        let rates = request.into_inner().rates.into_iter();
+        let rates = rates.map(|rate| pb::TunedRate { max_wrong_rate: rate, ..Default::default() }).collect();
+        Ok(Response::new(pb::TuneResponse { requests: 20.0, rates }))
+    }
+
     async fn stats(&self, _: Request<pb::StatsRequest>) -> Result<Response<pb::StatsResponse>, Status> {
         Ok(Response::new(pb::StatsResponse::default()))
     }

@@ -29,7 +29,7 @@ pub use layers::{Layer, Loaded, RESERVED, find_file};
 pub use provider::{PriceConfig, ProviderConfig, ProviderKind};
 pub use sections::{
     AudienceRule, Cache, CacheOverride, Device, Embedding, EntryBackend, Limits, Log, LogFormat, Models,
-    NamespaceConfig, Precision, Server, Stores, VectorBackend,
+    NamespaceConfig, Precision, Server, Stores, VectorBackend, Verifier, VerifierChoice,
 };
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +43,7 @@ pub struct Config {
     pub cache: Cache,
     pub stores: Stores,
     pub embedding: Embedding,
+    pub verifier: Verifier,
     pub models: Models,
     pub limits: Limits,
     pub log: Log,
@@ -63,6 +64,7 @@ impl Default for Config {
             cache: Cache::default(),
             stores: Stores::default(),
             embedding: Embedding::default(),
+            verifier: Verifier::default(),
             models: Models::default(),
             limits: Limits::default(),
             log: Log::default(),
@@ -79,12 +81,18 @@ impl Config {
         let Some(own) = self.namespaces.get(namespace).map(|n| &n.cache) else { return self.cache.clone() };
         Cache {
             mode: own.mode.unwrap_or(self.cache.mode),
-            min_similarity: own.min_similarity.unwrap_or(self.cache.min_similarity),
+            max_wrong_rate: own.max_wrong_rate.unwrap_or(self.cache.max_wrong_rate),
+            // The nearer word holds: a namespace that states a rate does not inherit a similarity.
+            min_similarity: match own.max_wrong_rate {
+                Some(_) => own.min_similarity,
+                None => own.min_similarity.or(self.cache.min_similarity),
+            },
             ttl: own.ttl.unwrap_or(self.cache.ttl),
             top_k: own.top_k.unwrap_or(self.cache.top_k),
             lookup_budget: own.lookup_budget.unwrap_or(self.cache.lookup_budget),
             audience: own.audience.unwrap_or(self.cache.audience),
             bypass_time_sensitive: own.bypass_time_sensitive.unwrap_or(self.cache.bypass_time_sensitive),
+            audit_share: own.audit_share.unwrap_or(self.cache.audit_share),
             max_entry_bytes: own.max_entry_bytes.unwrap_or(self.cache.max_entry_bytes),
         }
     }

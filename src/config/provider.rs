@@ -51,6 +51,11 @@ pub struct ProviderConfig {
 }
 
 impl ProviderConfig {
+    /// One that makes its answers up, for one model.
+    pub fn scripted(model: &str) -> Self {
+        Self { name: "scripted".into(), kind: ProviderKind::Scripted, models: vec![model.to_owned()], ..Self::local() }
+    }
+
     /// The local model, as it stands when no provider is configured.
     pub fn local() -> Self {
         Self {

@@ -46,6 +46,7 @@ pub(super) const ROOT: &[Key] = &[
     table("cache", CACHE),
     table("stores", STORES),
     table("embedding", EMBEDDING),
+    table("verifier", VERIFIER),
     table("models", MODELS),
     table("limits", LIMITS),
     table("log", LOG),
@@ -65,12 +66,14 @@ const SERVER: &[Key] = &[
 
 const CACHE: &[Key] = &[
     leaf("mode", Kind::Choice(&["on", "shadow", "off"])),
+    leaf("max_wrong_rate", Kind::Number),
     leaf("min_similarity", Kind::Number),
     leaf("ttl", Kind::Duration),
     leaf("top_k", SIZE),
     leaf("lookup_budget", Kind::Duration),
     leaf("audience", Kind::Choice(&["shared", "user"])),
     leaf("bypass_time_sensitive", Kind::Flag),
+    leaf("audit_share", Kind::Number),
     leaf("max_entry_bytes", SIZE),
 ];
 
@@ -102,6 +105,8 @@ const EMBEDDING: &[Key] = &[
     leaf("queue", SIZE),
     leaf("memo_bytes", SIZE),
 ];
+
+const VERIFIER: &[Key] = &[leaf("model", Kind::Choice(&["reprise-verifier", "none"]))];
 
 const MODELS: &[Key] = &[leaf("dir", Kind::Path), leaf("local_dir", Kind::Path), leaf("offline", Kind::Flag)];
 

@@ -30,8 +30,11 @@ pub struct Server {
 #[serde(default, deny_unknown_fields)]
 pub struct Cache {
     pub mode: CacheMode,
-    /// Lowest cosine similarity that is served.
-    pub min_similarity: f32,
+    /// The largest share of requests that may get a wrong answer from another prompt.
+    pub max_wrong_rate: f64,
+    /// When set, hits are decided by cosine similarity alone, from this one up, in place of `max_wrong_rate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_similarity: Option<f32>,
     /// How long an entry may be served.
     #[serde(with = "duration")]
     pub ttl: Duration,
@@ -45,6 +48,8 @@ pub struct Cache {
     pub audience: AudienceRule,
     /// Whether prompts that ask for the present moment ("today", "right now", "现在") bypass the cache.
     pub bypass_time_sensitive: bool,
+    /// Share of the semantic hits that is asked again upstream, after the reply, to find out whether they were right.
+    pub audit_share: f64,
     /// Answers larger than this, in bytes, are not remembered.
     pub max_entry_bytes: usize,
 }
@@ -70,6 +75,8 @@ pub struct CacheOverride {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<CacheMode>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_wrong_rate: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub min_similarity: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none", with = "optional_duration")]
     pub ttl: Option<Duration>,
@@ -81,6 +88,8 @@ pub struct CacheOverride {
     pub audience: Option<AudienceRule>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bypass_time_sensitive: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_share: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_entry_bytes: Option<usize>,
 }
@@ -171,6 +180,24 @@ pub enum Precision {
     F32,
 }
 
+/// What reads two prompts together before an answer is served by meaning. It runs with the threads and the precision of the
+/// embedding, on the same cores.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Verifier {
+    pub model: VerifierChoice,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VerifierChoice {
+    /// The one that is part of the program. It reads English.
+    #[default]
+    RepriseVerifier,
+    /// Similarity and guards alone: fewer hits for the same bound.
+    None,
+}
+
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Models {
@@ -227,12 +254,14 @@ impl Default for Cache {
     fn default() -> Self {
         Self {
             mode: CacheMode::On,
-            min_similarity: 0.95,
+            max_wrong_rate: 0.01,
+            min_similarity: None,
             ttl: Duration::from_secs(24 * 3600),
             top_k: 8,
             lookup_budget: Duration::from_millis(250),
             audience: AudienceRule::Shared,
             bypass_time_sensitive: true,
+            audit_share: 0.02,
             max_entry_bytes: 1 << 20,
         }
     }

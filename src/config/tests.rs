@@ -67,7 +67,7 @@ fn each_layer_wins_over_the_one_before() {
     let config = load(file, env, &["cache.top_k=5", "cache.top_k=6"]);
     assert_eq!(config.cache.mode, CacheMode::On);
     assert_eq!(config.cache.ttl, Duration::from_secs(3600));
-    assert_eq!(config.cache.min_similarity, 0.85);
+    assert_eq!(config.cache.min_similarity, Some(0.85));
     assert_eq!(config.cache.top_k, 6);
 }
 
@@ -146,8 +146,8 @@ fn names_with_dots_stand_in_quotes() {
     let config = load("", &[], &["prices.\"gpt-4.1\".input=2", "prices.\"gpt-4.1\".output=8.00"]);
     assert_eq!(config.prices["gpt-4.1"].output.to_string(), "8.00");
     let config = load("", &[], &["namespaces.faq.cache.min_similarity=0.7"]);
-    assert_eq!(config.cache_of("faq").min_similarity, 0.7);
-    assert_eq!(config.cache_of("other").min_similarity, 0.95);
+    assert_eq!(config.cache_of("faq").min_similarity, Some(0.7));
+    assert_eq!(config.cache_of("other").min_similarity, None);
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn the_examples_in_the_readme_load() {
     assert_eq!(loaded[1].stores.redis_ca_file, loaded[1].providers[0].ca_file);
     let config = &loaded[0];
     assert_eq!(config.providers[0].models, ["gpt-4o-mini"]);
-    assert_eq!(config.cache_of("support").min_similarity, 0.97);
+    assert_eq!((config.cache_of("support").max_wrong_rate, config.cache.max_wrong_rate), (0.002, 0.01));
     assert_eq!(config.prices["gpt-4o-mini"].input.to_string(), "0.15");
 }
 
@@ -339,6 +339,7 @@ fn the_schema_and_the_structs_hold_the_same_keys() {
     config.stores.qdrant_api_key_env = Some("K".into());
     let pem = || Some("x.pem".into());
     (config.stores.redis_ca_file, config.stores.redis_cert_file, config.stores.redis_key_file) = (pem(), pem(), pem());
+    config.cache.min_similarity = Some(0.5);
     config.prices.insert("some".into(), PriceConfig { input: price(1), output: price(2) });
     config.namespaces.insert("some".into(), NamespaceConfig { cache: CacheOverride::from(&config.cache) });
     config.providers.push(ProviderConfig {
@@ -377,7 +378,7 @@ fn flatten(value: &toml::Value, path: String, into: &mut BTreeSet<String>) {
 #[test]
 fn every_default_key_is_printed_or_said_to_be_unset() {
     let printed = load_with("", &[], &[]).unwrap().to_toml().unwrap();
-    assert!(printed.contains("min_similarity = 0.95\n"), "{printed}");
+    assert!(printed.contains("max_wrong_rate = 0.01\n"), "{printed}");
     let mut known = Vec::new();
     leaves(ROOT, "", &mut known);
     for (path, _) in known.iter().filter(|(path, _)| !path.contains(".0.") && !path.contains(".some.")) {
@@ -400,7 +401,7 @@ fn any_config() -> impl Strategy<Value = Config> {
     (-1.0f32..=1.0, 1u64..10_000_000, 1usize..=100, any::<bool>(), prop::collection::vec(name, 0..4), "[ -~]{1,12}")
         .prop_map(|(similarity, ttl, top_k, flag, names, text)| {
             let mut config = Config::default();
-            config.cache.min_similarity = similarity;
+            config.cache.min_similarity = Some(similarity);
             config.cache.ttl = Duration::from_millis(ttl);
             config.cache.top_k = top_k;
             config.models.offline = flag;
@@ -437,5 +438,22 @@ proptest! {
         let typed: String = typed.into_iter().collect();
         let message = refused("", &[], &[&format!("cache.{typed}=0.9")]);
         prop_assert!(message.contains("did you mean cache.min_similarity?"));
+    }
+}
+
+#[test]
+fn a_namespace_that_states_a_rate_does_not_inherit_a_similarity() {
+    let file =
+        "[cache]\nmin_similarity = 0.9\n[namespaces.a.cache]\nmax_wrong_rate = 0.02\n[namespaces.b.cache]\ntop_k = 3";
+    let config = load(file, &[], &[]);
+    let of = |namespace| (config.cache_of(namespace).min_similarity, config.cache_of(namespace).max_wrong_rate);
+    assert_eq!((of("a"), of("b")), ((None, 0.02), (Some(0.9), 0.01)));
+}
+
+#[test]
+fn shares_are_from_0_to_1() {
+    for set in ["cache.max_wrong_rate=1.5", "cache.max_wrong_rate=-0.1", "cache.audit_share=2"] {
+        let told = refused("", &[], &[set]);
+        assert!(told.contains("share from 0 to 1"), "{told}");
     }
 }

@@ -114,6 +114,13 @@ impl Problems {
     }
 
     fn cache(&mut self, path: &str, cache: &CacheOverride) {
+        if let Some(rate) = cache.max_wrong_rate {
+            let fits = (0.0..=1.0).contains(&rate);
+            self.check(fits, &format!("{path}.max_wrong_rate"), "must be a share from 0 to 1, for example 0.01");
+        }
+        if let Some(share) = cache.audit_share {
+            self.check((0.0..=1.0).contains(&share), &format!("{path}.audit_share"), "must be a share from 0 to 1");
+        }
         if let Some(minimum) = cache.min_similarity {
             let fits = (-1.0..=1.0).contains(&minimum);
             self.check(fits, &format!("{path}.min_similarity"), "must be a cosine similarity, from -1 to 1");
@@ -294,12 +301,14 @@ impl From<&Cache> for CacheOverride {
     fn from(cache: &Cache) -> Self {
         Self {
             mode: Some(cache.mode),
-            min_similarity: Some(cache.min_similarity),
+            max_wrong_rate: Some(cache.max_wrong_rate),
+            min_similarity: cache.min_similarity,
             ttl: Some(cache.ttl),
             top_k: Some(cache.top_k),
             lookup_budget: Some(cache.lookup_budget),
             audience: Some(cache.audience),
             bypass_time_sensitive: Some(cache.bypass_time_sensitive),
+            audit_share: Some(cache.audit_share),
             max_entry_bytes: Some(cache.max_entry_bytes),
         }
     }

@@ -61,6 +61,9 @@ pub struct VerifierFiles<'a> {
 }
 
 impl VerifierFiles<'static> {
+    /// What [`VerifierFiles::OWN`] was trained on, by codes of ISO 639-3.
+    pub const LANGUAGES: [&'static str; 1] = ["eng"];
+
     /// The one that this project trained, which is part of the program.
     pub const OWN: Self = Self {
         config: include_bytes!("../../models/verifier/config.json"),

@@ -27,6 +27,11 @@ impl Pair {
         self.source.split_once('/').map_or(self.source.as_str(), |(set, _)| set)
     }
 
+    /// Whether the conversations before the last turns are the same: only then the two can meet.
+    pub fn same_history(&self) -> bool {
+        self.cached.probe().map(|probe| probe.history) == self.new.probe().map(|probe| probe.history)
+    }
+
     /// The kind of pair within its set.
     pub fn kind(&self) -> &str {
         self.source.split_once('/').map_or("", |(_, kind)| kind)

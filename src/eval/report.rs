@@ -2,19 +2,18 @@
 
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use super::data::Pair;
 use super::measure::{
     Bin, Point, Scored, Share, auc, calibration_error, curve, intervals, recall_at, reliability, served_at,
 };
-use super::run::{Found, Took};
-use crate::cache::decide::risk::RiskModel;
+use super::run::Took;
+use crate::cache::{Judgement, Verdict};
 
 /// Shares of wrong pairs served, at which the share of right ones is told.
-const WRONG: [f64; 4] = [0.005, 0.01, 0.02, 0.05];
+pub(super) const WRONG: [f64; 4] = [0.005, 0.01, 0.02, 0.05];
 /// The one that kinds are told at.
-const TOLD: f64 = 0.01;
+pub(super) const TOLD: f64 = 0.01;
 /// Points of a curve that are kept.
 const POINTS: usize = 200;
 
@@ -48,6 +47,23 @@ pub struct Set {
     pub reliability: Vec<Bin>,
     /// Mean distance between the two.
     pub calibration_error: f64,
+    /// What the service would serve of each pair at the bound of the configuration, with nothing learned.
+    pub default: AtDefault,
+}
+
+/// The decision as it is made for a request, with the pair's first prompt remembered and its second one asked.
+#[derive(Debug, Serialize)]
+pub struct AtDefault {
+    pub max_wrong_rate: f64,
+    /// The highest risk that is served for it.
+    pub max_risk: f64,
+    /// Share of the right pairs that is served, and of the wrong ones.
+    pub right: Share,
+    pub wrong: Share,
+    /// Share of right ones among the served.
+    pub precision: Share,
+    /// Pairs that differ in the conversation before their last turns: always a miss.
+    pub other_history: usize,
 }
 
 #[derive(Debug, Default, Clone, Copy, Serialize)]
@@ -86,7 +102,7 @@ pub struct Kind {
 }
 
 /// How a stage scores a pair; a guard's veto puts it below all others.
-type Score = fn(&Found) -> Option<f32>;
+type Score = fn(&Judgement) -> Option<f32>;
 
 const VETO: f32 = -1e6;
 
@@ -99,20 +115,23 @@ const STAGES: [(&str, Score); 5] = [
     ("verifier + guards", |found| {
         found.logit.map(|logit| if found.compared.guards.is_empty() { logit } else { VETO + logit })
     }),
-    ("risk model", |found| Some(-risk(found)? as f32)),
+    ("risk model", |found| Some(-found.risk as f32)),
 ];
 
 /// Bins of the reliability table.
 const BINS: usize = 10;
 
-fn risk(found: &Found) -> Option<f64> {
-    RiskModel::own().ok().map(|model| model.wrong(&found.evidence()))
-}
-
 impl Report {
     /// Of pairs and what was found of them, in the same order.
-    pub fn new(embedder: &str, verifier: Option<&str>, pairs: &[Pair], found: &[Found], took: Took) -> Self {
-        let mut sets: BTreeMap<&str, Vec<(&Pair, &Found)>> = BTreeMap::new();
+    /// `bound`: the rate of the configuration, and the highest risk that is served for it.
+    pub fn new(
+        (embedder, verifier): (&str, Option<&str>),
+        bound: (f64, f64),
+        pairs: &[Pair],
+        found: &[Judgement],
+        took: Took,
+    ) -> Self {
+        let mut sets: BTreeMap<&str, Vec<(&Pair, &Judgement)>> = BTreeMap::new();
         for (pair, found) in pairs.iter().zip(found) {
             sets.entry(pair.set()).or_default().push((pair, found));
         }
@@ -124,76 +143,14 @@ impl Report {
         Self {
             embedder: embedder.to_owned(),
             verifier: verifier.map(str::to_owned),
-            sets: sets.into_iter().map(|(name, of)| Set::new(name, &of)).collect(),
+            sets: sets.into_iter().map(|(name, of)| Set::new(name, bound, &of)).collect(),
             seconds,
         }
-    }
-
-    /// One page without scripts or outside files.
-    pub fn html(&self) -> String {
-        let mut page = String::from(HEAD);
-        let verifier = self.verifier.as_deref().unwrap_or("none");
-        let _ = write!(page, "<p>Embedder {}, verifier {}.</p>", escaped(&self.embedder), escaped(verifier));
-        for set in &self.sets {
-            let _ =
-                write!(page, "<h2>{}</h2><p>{} right pairs, {} wrong.</p>", escaped(&set.name), set.right, set.wrong);
-            page += &set.plot();
-            page += "<table><tr><th>score</th><th>AUC</th><th>recall at 95 % precision</th>";
-            for wrong in WRONG {
-                let _ = write!(page, "<th>served at {} % wrong</th>", 100.0 * wrong);
-            }
-            page += "</tr>";
-            for stage in &set.stages {
-                let auc = match (stage.auc, stage.auc_interval) {
-                    (Some(auc), Some((low, high))) => format!("{auc:.3} ({low:.3} to {high:.3})"),
-                    _ => "-".into(),
-                };
-                let _ = write!(page, "<tr><td>{}</td><td>{auc}</td><td>{:.3}</td>", stage.name, stage.recall_at_95);
-                for served in &stage.served {
-                    let (low, high) = served.interval;
-                    let _ = write!(page, "<td>{:.3} ({low:.3} to {high:.3})</td>", served.right);
-                }
-                page += "</tr>";
-            }
-            page += "</table>";
-            if let Some(best) = set.stages.last() {
-                let _ = write!(page, "<h3>{}: served at {} % wrong, by kind</h3><table>", best.name, 100.0 * TOLD);
-                for kind in &best.kinds {
-                    let label = if kind.is_right { "right" } else { "wrong" };
-                    let Share { value, low, high, of } = kind.served;
-                    let _ = write!(
-                        page,
-                        "<tr><td>{}</td><td>{label}</td><td>{value:.3} ({low:.3} to {high:.3})</td><td>of {of}</td></tr>",
-                        escaped(&kind.name)
-                    );
-                }
-                page += "</table>";
-            }
-            let _ = write!(
-                page,
-                "<h3>Calibration of the risk model: off by {:.3} in the mean</h3><table><tr><th>risk said</th><th>wrong</th></tr>",
-                set.calibration_error
-            );
-            for Bin { said, seen } in &set.reliability {
-                let Share { value, low, high, of } = seen;
-                let _ = write!(page, "<tr><td>{said:.3}</td><td>{value:.3} ({low:.3} to {high:.3}) of {of}</td></tr>");
-            }
-            page += "</table>";
-            if !set.guards.is_empty() {
-                page += "<h3>Guards: pairs vetoed</h3><table><tr><th>guard</th><th>wrong</th><th>right</th></tr>";
-                for (name, vetoed) in &set.guards {
-                    let _ = write!(page, "<tr><td>{name}</td><td>{}</td><td>{}</td></tr>", vetoed.wrong, vetoed.right);
-                }
-                page += "</table>";
-            }
-        }
-        page += "</body></html>\n";
-        page
     }
 }
 
 impl Set {
-    fn new(name: &str, pairs: &[(&Pair, &Found)]) -> Self {
+    fn new(name: &str, bound: (f64, f64), pairs: &[(&Pair, &Judgement)]) -> Self {
         let right = pairs.iter().filter(|(pair, _)| pair.is_right).count();
         let mut guards: BTreeMap<&'static str, Vetoed> = BTreeMap::new();
         for (pair, found) in pairs {
@@ -203,69 +160,47 @@ impl Set {
             }
         }
         let stages = STAGES.iter().filter_map(|(name, score)| Stage::new(name, *score, pairs)).collect();
-        let risks: Vec<_> = pairs.iter().filter_map(|(pair, found)| Some((pair.is_right, risk(found)?))).collect();
+        let risks: Vec<_> = pairs.iter().map(|(pair, found)| (pair.is_right, found.risk)).collect();
         let reliability = reliability(&risks, BINS);
         let calibration_error = calibration_error(&reliability);
         let (name, wrong) = (name.to_owned(), pairs.len() - right);
-        Self { name, right, wrong, stages, guards, reliability, calibration_error }
-    }
-
-    /// Share of right pairs served, upwards, against the share of wrong ones, to the right on a logarithmic scale.
-    fn plot(&self) -> String {
-        let x = |wrong: f64| LEFT + WIDTH * (1.0 + wrong.max(LEAST).log10() / -LEAST.log10());
-        let y = |right: f64| TOP + HEIGHT * (1.0 - right);
-        let mut plot = format!("<svg viewBox=\"0 0 {} {}\" width=\"620\">", LEFT + WIDTH + 150.0, TOP + HEIGHT + 40.0);
-        for wrong in [0.001, 0.01, 0.1, 1.0] {
-            let (at, bottom) = (x(wrong), y(0.0));
-            let _ =
-                write!(plot, "<line x1=\"{at:.1}\" y1=\"{TOP}\" x2=\"{at:.1}\" y2=\"{bottom:.1}\" class=\"grid\"/>");
-            let _ =
-                write!(plot, "<text x=\"{at:.1}\" y=\"{:.1}\" class=\"x\">{} %</text>", bottom + 14.0, 100.0 * wrong);
+        Self {
+            name,
+            right,
+            wrong,
+            stages,
+            guards,
+            reliability,
+            calibration_error,
+            default: AtDefault::new(bound, pairs),
         }
-        for right in [0.0, 0.25, 0.5, 0.75, 1.0] {
-            let at = y(right);
-            let _ =
-                write!(plot, "<line x1=\"{LEFT}\" y1=\"{at:.1}\" x2=\"{:.1}\" y2=\"{at:.1}\" class=\"grid\"/>", x(1.0));
-            let _ = write!(
-                plot,
-                "<text x=\"{:.1}\" y=\"{:.1}\" class=\"y\">{} %</text>",
-                LEFT - 4.0,
-                at + 4.0,
-                100.0 * right
-            );
-        }
-        for (n, (stage, colour)) in self.stages.iter().zip(COLOURS).enumerate() {
-            let points: Vec<_> =
-                stage.curve.iter().map(|point| format!("{:.1},{:.1}", x(point.wrong), y(point.right))).collect();
-            let _ = write!(plot, "<polyline points=\"{}\" stroke=\"{colour}\" class=\"curve\"/>", points.join(" "));
-            let at = TOP + 14.0 + 16.0 * n as f64;
-            let _ = write!(plot, "<text x=\"{:.1}\" y=\"{at}\" fill=\"{colour}\">{}</text>", x(1.0) + 8.0, stage.name);
-        }
-        let _ =
-            write!(plot, "<text x=\"{:.1}\" y=\"{:.1}\" class=\"x\">wrong pairs served</text>", x(0.03), y(0.0) + 32.0);
-        plot + "</svg>"
     }
 }
 
-const LEFT: f64 = 44.0;
-const TOP: f64 = 10.0;
-const WIDTH: f64 = 420.0;
-const HEIGHT: f64 = 240.0;
-/// Least share of wrong pairs that is drawn; what is below stands at the left edge.
-const LEAST: f64 = 1e-3;
-const COLOURS: [&str; 5] = ["#888", "#2a7ab9", "#c4681a", "#1f8a4c", "#8a2be2"];
-
-const HEAD: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>Reprise: right hits</title><style>\
-    body{font:15px system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}\
-    table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .7em;border-bottom:1px solid #ddd;text-align:left}\
-    svg text{font-size:11px}.x{text-anchor:middle}.y{text-anchor:end}.grid{stroke:#ddd}.curve{fill:none;stroke-width:2}\
-    </style></head><body><h1>Right hits and wrong ones</h1><p>How many right pairs (one answer serves both prompts) and wrong ones \
-    each score would serve. Intervals are of 95 %.</p>";
+impl AtDefault {
+    fn new((max_wrong_rate, max_risk): (f64, f64), pairs: &[(&Pair, &Judgement)]) -> Self {
+        let (mut served, mut of) = ([0; 2], [0; 2]);
+        for (pair, found) in pairs {
+            let right = usize::from(pair.is_right);
+            of[right] += 1;
+            served[right] += usize::from(pair.same_history() && found.verdict(max_risk) == Verdict::Hit);
+        }
+        Self {
+            max_wrong_rate,
+            max_risk,
+            right: Share::new(served[1], of[1]),
+            wrong: Share::new(served[0], of[0]),
+            precision: Share::new(served[1], served[0] + served[1]),
+            other_history: pairs.iter().filter(|(pair, _)| !pair.same_history()).count(),
+        }
+    }
+}
 
 impl Stage {
     /// `None` where a pair has no such score.
-    fn new(name: &'static str, score: Score, pairs: &[(&Pair, &Found)]) -> Option<Self> {
-        let scored = |(pair, found): &(&Pair, &Found)| Some(Scored { is_right: pair.is_right, score: score(found)? });
+    fn new(name: &'static str, score: Score, pairs: &[(&Pair, &Judgement)]) -> Option<Self> {
+        let scored =
+            |(pair, found): &(&Pair, &Judgement)| Some(Scored { is_right: pair.is_right, score: score(found)? });
         let scored: Vec<Scored> = pairs.iter().map(scored).collect::<Option<_>>()?;
         let points = curve(&scored);
         let measures = |curve: &[Point]| {
@@ -304,32 +239,31 @@ impl Stage {
     }
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::decide::guards::{Comparison, Guard};
+    use crate::cache::decide::compare::Comparison;
+    use crate::cache::decide::guards::Guard;
     use crate::types::ChatRequest;
 
-    fn case(is_right: bool, kind: &str, similarity: f32, logit: f32, guards: &[Guard]) -> (Pair, Found) {
+    fn case(is_right: bool, kind: &str, similarity: f32, logit: f32, guards: &[Guard]) -> (Pair, Judgement) {
         let prompt = || ChatRequest::prompt("m", "q");
         let pair = Pair { cached: prompt(), new: prompt(), is_right, source: format!("own/{kind}") };
         (
             pair,
-            Found {
+            Judgement {
                 similarity,
                 compared: Comparison { guards: guards.to_vec(), ..Comparison::default() },
                 logit: Some(logit),
+                readable: true,
+                risk: 1.0 / (1.0 + f64::from(logit).exp()),
             },
         )
     }
 
-    fn report(cases: Vec<(Pair, Found)>) -> Report {
+    fn report(cases: Vec<(Pair, Judgement)>) -> Report {
         let (pairs, found): (Vec<_>, Vec<_>) = cases.into_iter().unzip();
-        Report::new("<e>", Some("v"), &pairs, &found, Took::default())
+        Report::new(("<e>", Some("v")), (0.01, 0.2), &pairs, &found, Took::default())
     }
 
     #[test]
@@ -355,6 +289,8 @@ mod tests {
         );
         assert_eq!(set.reliability.iter().map(|bin| bin.seen.of).sum::<usize>(), 4);
         assert_eq!((set.guards["number"].wrong, set.guards["number"].right), (1, 0));
+        // Log-odds of 2 are a risk of 0.12; of 1, one of 0.27.
+        assert_eq!((set.default.right.value, set.default.wrong.value, set.default.precision.of), (0.5, 0.0, 1));
         let kinds: Vec<_> =
             set.stages[1].kinds.iter().map(|kind| (kind.name.as_str(), kind.is_right, kind.served.value)).collect();
         assert_eq!(kinds, [("number", false, 0.0), ("topic", false, 0.0), ("far", true, 0.0), ("near", true, 1.0)]);
@@ -363,7 +299,8 @@ mod tests {
     #[test]
     fn without_a_verifier_there_are_no_stages_of_it() {
         let (pair, found) = case(true, "far", 0.7, 0.0, &[]);
-        let report = Report::new("e", None, &[pair], &[Found { logit: None, ..found }], Took::default());
+        let report =
+            Report::new(("e", None), (0.01, 0.2), &[pair], &[Judgement { logit: None, ..found }], Took::default());
         assert_eq!(report.sets[0].stages.len(), 3);
         assert_eq!(report.sets[0].stages[0].auc, None);
     }

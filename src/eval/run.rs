@@ -1,47 +1,22 @@
-//! Scores of labelled pairs, by the parts that decide: the embedder, the guards, the verifier.
+//! Judgements of labelled pairs, by the parts that decide in the service.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::data::Pair;
-use crate::cache::decide::guards::{Comparison, compare};
-use crate::cache::decide::risk::Evidence;
-use crate::embed::{Embedder, Verifier};
-use crate::types::{Error, Probe, Result, TenantId};
+use crate::cache::{Judge, Judgement};
+use crate::embed::Embedder;
+use crate::types::{Error, Probe, Result, Similarity, TenantId};
 
 /// Texts handed over at once; the embedder makes its own batches of them.
 const CHUNK: usize = 256;
 
-/// Who scores.
+/// Who judges.
 pub struct Judges<'a> {
     pub embedder: &'a dyn Embedder,
-    pub verifier: Option<&'a dyn Verifier>,
+    pub judge: &'a Judge,
     pub tenant: &'a TenantId,
-}
-
-/// What was found of one pair.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Found {
-    /// Cosine of the last turns.
-    pub similarity: f32,
-    /// The last turns, word by word.
-    pub compared: Comparison,
-    /// The verifier's log-odds, of the whole conversations.
-    pub logit: Option<f32>,
-}
-
-impl Found {
-    /// As the risk model sees it.
-    pub fn evidence(&self) -> Evidence {
-        Evidence {
-            similarity: self.similarity,
-            logit: self.logit,
-            likeness: self.compared.likeness,
-            lengths: self.compared.lengths,
-            vetoed: !self.compared.guards.is_empty(),
-        }
-    }
 }
 
 /// Time each step took for all pairs together.
@@ -52,8 +27,8 @@ pub struct Took {
     pub verifying: Duration,
 }
 
-/// Scores every pair. `done` hears how many texts and pairs are behind it, of how many.
-pub async fn judge(judges: &Judges<'_>, pairs: &[Pair], done: impl Fn(usize, usize)) -> Result<(Vec<Found>, Took)> {
+/// Judges every pair: the last turns by vectors and word by word, the whole conversations by the verifier. `done` hears how many texts and pairs are behind it, of how many.
+pub async fn judge(judges: &Judges<'_>, pairs: &[Pair], done: impl Fn(usize, usize)) -> Result<(Vec<Judgement>, Took)> {
     let probes = pairs.iter().map(|pair| Ok((probe(&pair.cached)?, probe(&pair.new)?))).collect::<Result<Vec<_>>>()?;
     let mut places: HashMap<&str, usize> = HashMap::new();
     let mut texts: Vec<&str> = Vec::new();
@@ -63,7 +38,7 @@ pub async fn judge(judges: &Judges<'_>, pairs: &[Pair], done: impl Fn(usize, usi
             texts.len() - 1
         });
     }
-    let steps = texts.len() + judges.verifier.map_or(0, |_| pairs.len());
+    let steps = texts.len() + judges.judge.verifier().map_or(0, |_| pairs.len());
     let mut took = Took::default();
 
     let started = Instant::now();
@@ -77,22 +52,21 @@ pub async fn judge(judges: &Judges<'_>, pairs: &[Pair], done: impl Fn(usize, usi
     took.embedding = started.elapsed();
 
     let started = Instant::now();
-    let mut found: Vec<Found> = probes
+    let mut found: Vec<Judgement> = probes
         .iter()
         .map(|(a, b)| {
             let (x, y) = (&vectors[places[a.prompt.as_str()]], &vectors[places[b.prompt.as_str()]]);
             let similarity = x.iter().zip(y.iter()).map(|(x, y)| x * y).sum();
-            Found { similarity, compared: compare(&a.prompt, &b.prompt), logit: None }
+            judges.judge.read(&a.prompt, &b.prompt, Similarity::from_dot(similarity))
         })
         .collect();
     took.guards = started.elapsed();
 
     let started = Instant::now();
-    if let Some(verifier) = judges.verifier {
+    if judges.judge.verifier().is_some() {
         for (n, (found, probes)) in found.chunks_mut(CHUNK).zip(probes.chunks(CHUNK)).enumerate() {
             let texts = probes.iter().map(|(a, b)| (a.text().into_owned(), b.text().into_owned())).collect();
-            let verified = verifier.verify(judges.tenant, texts).await?;
-            found.iter_mut().zip(verified).for_each(|(found, verified)| found.logit = Some(verified.logit));
+            judges.judge.verify(judges.tenant, texts, &mut found.iter_mut().collect::<Vec<_>>()).await?;
             done(texts_before(vectors.len(), n, pairs.len()), steps);
         }
     }
@@ -111,8 +85,9 @@ fn probe(request: &crate::types::ChatRequest) -> Result<Probe> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::Languages;
     use crate::cache::decide::guards::Guard;
-    use crate::embed::{HashEmbedder, Verification, VerifierModel};
+    use crate::embed::{HashEmbedder, Verification, Verifier, VerifierModel};
     use crate::types::ChatRequest;
     use async_trait::async_trait;
     use std::sync::Mutex;
@@ -147,14 +122,21 @@ mod tests {
     async fn every_pair_gets_the_scores_of_its_own_texts() {
         let pairs: Vec<_> = (0..600).map(|n| pair(&"x".repeat(n % 7 + 1), &format!("send {n} apples home"))).collect();
         let verifier = Lengths(VerifierModel { id: "l".into(), max_tokens: 9 }, Mutex::default());
+        let judge = Judge::new(Some(Arc::new(verifier)), Languages::default()).unwrap();
         let (tenant, embedder) = (TenantId::new("t").unwrap(), HashEmbedder::new());
-        let judges = Judges { embedder: &embedder, verifier: Some(&verifier), tenant: &tenant };
+        let judges = Judges { embedder: &embedder, judge: &judge, tenant: &tenant };
         let last = Mutex::new((0, 0));
-        let (found, _) = judge(&judges, &pairs, |done, of| *last.lock().unwrap() = (done, of)).await.unwrap();
+        let (found, _) = super::judge(&judges, &pairs, |done, of| *last.lock().unwrap() = (done, of)).await.unwrap();
         assert!(found.iter().enumerate().all(|(n, found)| found.logit == Some((n % 7 + 1) as f32)));
         assert_eq!(*last.lock().unwrap(), (7 + 600 + 600, 7 + 600 + 600));
         let same = [pair("buy 3 apples", "buy 3 apples"), pair("buy 3 apples", "buy 4 apples")];
-        let (found, _) = judge(&Judges { verifier: None, ..judges }, &same, |_, _| {}).await.unwrap();
+        let (found, _) = super::judge(
+            &Judges { judge: &Judge::new(None, Languages::default()).unwrap(), ..judges },
+            &same,
+            |_, _| {},
+        )
+        .await
+        .unwrap();
         assert!(
             (found[0].similarity - 1.0).abs() < 1e-5 && found[0].compared.guards.is_empty() && found[0].logit.is_none()
         );

@@ -56,6 +56,11 @@ impl Account {
         metrics::histogram!("reprise_request_seconds", "cache" => status.as_str()).record(latency.as_secs_f64());
     }
 
+    /// A call that no caller asked for.
+    pub fn audited(&self, cost: Usd) {
+        self.paid(cost, Usd::default());
+    }
+
     fn paid(&self, cost: Usd, saved: Usd) {
         let mut money = self.money.lock();
         money.spent += cost;

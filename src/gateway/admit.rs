@@ -6,9 +6,11 @@ use tokio::time::Instant;
 
 use super::cacheability::{self, Cacheability};
 use super::{Gateway, Request};
-use crate::cache::{Policy, Query};
+use crate::cache::{Policy, Query, Rule};
 use crate::config::Cache as Settings;
-use crate::types::{EntryKey, Error, ErrorKind, Probe, Result, Scope, ScopeId, Similarity, TenantId};
+use crate::types::{
+    CacheControls, EntryKey, Error, ErrorKind, Probe, Result, Scope, ScopeId, Similarity, TenantId, WrongRate,
+};
 
 /// A request that was let in, with everything that is known of it before any lookup.
 pub(super) struct Admitted {
@@ -88,16 +90,45 @@ impl Gateway {
         let (key, scope) = scope.identify(&request.chat);
         let probe = request.chat.probe();
         let allowed = cacheability::cacheability(&request, &settings, probe.is_some());
-        let min_similarity = match request.controls.min_similarity {
-            Some(asked) => asked,
-            None => Similarity::new(settings.min_similarity)?,
-        };
-        let policy = Policy { min_similarity, max_age: request.controls.max_age };
+        let policy = Policy { rule: rule(&request.controls, &settings)?, max_age: request.controls.max_age };
         let own_limit = started + config.server.request_timeout;
         let deadline = request.deadline.map_or(own_limit, |asked| asked.min(own_limit));
         if deadline <= started {
             return Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline had passed when the request came"));
         }
         Ok(Admitted { request, settings, key, scope, probe, allowed, policy, started, as_of, deadline, _place: place })
+    }
+}
+
+/// The nearest word holds: the request's before the namespace's; and in one place, a similarity before a rate.
+fn rule(asked: &CacheControls, settings: &Settings) -> Result<Rule> {
+    Ok(match (asked.min_similarity, asked.max_wrong_rate, settings.min_similarity) {
+        (Some(lowest), _, _) => Rule::MinSimilarity(lowest),
+        (None, Some(rate), _) => Rule::MaxWrongRate(rate),
+        (None, None, Some(lowest)) => Rule::MinSimilarity(Similarity::new(lowest)?),
+        (None, None, None) => Rule::MaxWrongRate(WrongRate::new(settings.max_wrong_rate)?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_word_decides_how_hits_are_decided() {
+        let (low, high) = (Similarity::new(0.5).unwrap(), WrongRate::new(0.2).unwrap());
+        let asked =
+            |min_similarity, max_wrong_rate| CacheControls { min_similarity, max_wrong_rate, ..Default::default() };
+        let by_rate = Settings::default();
+        let by_similarity = Settings { min_similarity: Some(0.9), ..Settings::default() };
+        let default = Rule::MaxWrongRate(WrongRate::new(0.01).unwrap());
+        assert_eq!(rule(&asked(None, None), &by_rate).unwrap(), default);
+        assert_eq!(rule(&asked(None, Some(high)), &by_rate).unwrap(), Rule::MaxWrongRate(high));
+        assert_eq!(rule(&asked(Some(low), Some(high)), &by_rate).unwrap(), Rule::MinSimilarity(low));
+        assert_eq!(rule(&asked(None, Some(high)), &by_similarity).unwrap(), Rule::MaxWrongRate(high));
+        assert_eq!(
+            rule(&asked(None, None), &by_similarity).unwrap(),
+            Rule::MinSimilarity(Similarity::new(0.9).unwrap())
+        );
     }
 }

@@ -9,16 +9,20 @@ use tokio::time::{Instant, timeout_at};
 
 use super::admit::Admitted;
 use super::flight::{Landing, Passenger, Progress};
+use super::found::{Found, Hit, Miss};
 use super::remember::is_complete;
 use super::{Completed, Gateway, Request, StreamEvent, Streamed, Summary, replay};
 use crate::types::{
-    Answer, CacheStatus, Delta, Entry, EntryKey, Error, ErrorKind, Outcome, Result, Similarity, Source, StreamOptions,
-    Tag, Trust, UnixMillis, Usd, UseCache,
+    Answer, CacheStatus, Delta, Entry, EntryKey, Error, ErrorKind, Outcome, Result, Source, StreamOptions, Tag, Trust,
+    UnixMillis, Usd, UseCache,
 };
 
 /// Why a prompt is not compared by meaning: it is longer than the embedding model reads, or in a script that the model's
 /// vocabulary lacks. Two such prompts may have the same vector and nothing in common.
 pub(super) const UNREADABLE: &str = "not all of the prompt can be embedded";
+
+/// Why a prompt is not compared by meaning: the models were not made for its language.
+pub(super) const UNKNOWN_LANGUAGE: &str = "the models do not know its language";
 
 /// What makes two requests share one provider call: the same question, to be remembered in the same way.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -29,46 +33,6 @@ pub(super) struct FlightKey {
     tags: Vec<Tag>,
     /// When a deletion or correction last concerned it: no request after one shares a call from before.
     changed: u64,
-}
-
-/// What the cache said.
-pub(super) enum Found {
-    Hit(Hit),
-    Miss(Miss),
-}
-
-pub(super) struct Hit {
-    pub entry: Arc<Entry>,
-    /// `None` for an exact hit.
-    pub similarity: Option<Similarity>,
-}
-
-impl Hit {
-    pub fn outcome(&self) -> Outcome {
-        Outcome {
-            status: if self.similarity.is_some() { CacheStatus::Semantic } else { CacheStatus::Exact },
-            entry: self.entry.key,
-            similarity: self.similarity,
-            age: Some(self.entry.age(UnixMillis::now())),
-            reason: None,
-            saved: Some(self.entry.cost),
-        }
-    }
-}
-
-pub(super) struct Miss {
-    /// The prompt's vector, where it was computed and says all of the prompt.
-    pub vector: Option<Arc<[f32]>>,
-    /// Whether the answer may be found by meaning later.
-    pub comparable: bool,
-    pub reason: Option<&'static str>,
-}
-
-impl Miss {
-    pub fn new(admitted: &Admitted) -> Self {
-        let comparable = admitted.probe.is_some() && !admitted.request.chat.has_tools();
-        Self { vector: None, comparable, reason: admitted.allowed.reason }
-    }
 }
 
 impl Gateway {
@@ -151,9 +115,10 @@ impl Gateway {
         });
         match found {
             Some(hit) if admitted.allowed.shadow => {
-                let kind = if hit.similarity.is_some() { "semantic" } else { "exact" };
+                let kind = if hit.near.is_some() { "semantic" } else { "exact" };
                 metrics::counter!("reprise_shadow_hits_total", "cache" => kind).increment(1);
                 miss.reason = Some("shadow");
+                miss.shadowed = Some(hit);
                 Found::Miss(miss)
             }
             Some(hit) => Found::Hit(hit),
@@ -166,13 +131,18 @@ impl Gateway {
     async fn look(&self, admitted: &Admitted, budget: Instant, miss: &mut Miss) -> Result<Option<Hit>, &'static str> {
         let (cache, query) = (&self.inner.cache, admitted.query());
         if let Some(entry) = self.inner.remember.peek(&admitted.key).filter(|entry| query.is_answered_by(entry)) {
-            return Ok(Some(Hit { entry, similarity: None }));
+            return Ok(Some(Hit { entry, near: None }));
         }
         let exact = step("exact", budget, cache.exact(&query), ["entry store slow", "entry store down"]).await?;
         if let Some(entry) = exact {
-            return Ok(Some(Hit { entry, similarity: None }));
+            return Ok(Some(Hit { entry, near: None }));
         }
         let Some(probe) = admitted.probe.as_ref().filter(|_| admitted.allowed.read_semantic) else { return Ok(None) };
+        if !cache.judge().knows_language_of(&probe.prompt) {
+            miss.comparable = false;
+            miss.reason = Some(UNKNOWN_LANGUAGE);
+            return Ok(None);
+        }
         let embed = cache.embed(&admitted.request.owner.tenant, probe.prompt.clone());
         let embedding = step("embed", budget, embed, ["embedding slow", "embedding failed"]).await?;
         if !embedding.is_whole() {
@@ -181,10 +151,12 @@ impl Gateway {
             return Ok(None);
         }
         miss.vector = Some(embedding.vector.clone());
-        let semantic = cache.semantic(&query, &embedding.vector, false);
-        let semantic = step("semantic", budget, semantic, ["vector store slow", "vector store down"]).await?;
+        let near = cache.near(&query, &embedding.vector, false);
+        let mut semantic = step("search", budget, near, ["vector store slow", "vector store down"]).await?;
+        let decide = cache.decide(&query, &probe.prompt, &mut semantic, false);
+        step("decide", budget, decide, ["decision slow", "decision failed"]).await?;
         let hit = semantic.hit();
-        Ok(hit.map(|(entry, similarity)| Hit { entry: entry.clone(), similarity: Some(similarity) }))
+        Ok(hit.map(|(entry, candidate)| Hit::near(entry, candidate, &probe.prompt)))
     }
 
     /// A seat on the flight of this request; starts the provider call if none is under way.
@@ -232,6 +204,7 @@ impl Gateway {
         let outcome = hit.outcome();
         let money = (Usd::default(), hit.entry.cost);
         let summary = self.settle_account(admitted, &hit.entry.answer, outcome.status, money);
+        self.audit(admitted, hit);
         (outcome, summary)
     }
 
@@ -244,6 +217,9 @@ impl Gateway {
         miss: &Miss,
     ) -> Summary {
         let cost = self.cost(&admitted.request.chat.model, &answer.usage);
+        if let Some(hit) = &miss.shadowed {
+            self.compare_shadowed(admitted, hit, answer);
+        }
         if admitted.allowed.write && is_complete(answer) && passenger.claims_remembering() {
             self.remember(admitted, answer, miss, cost);
         }
@@ -347,7 +323,16 @@ fn replayed(answer: &Answer, summary: Summary) -> BoxStream<'static, StreamEvent
 
 pub(super) fn missed(admitted: &Admitted, miss: &Miss) -> Outcome {
     let status = if admitted.allowed.is_bypass() { CacheStatus::Bypass } else { CacheStatus::Miss };
-    Outcome { status, entry: admitted.key, similarity: None, age: None, reason: miss.reason, saved: None }
+    Outcome {
+        status,
+        entry: admitted.key,
+        similarity: None,
+        risk: None,
+        hit: None,
+        age: None,
+        reason: miss.reason,
+        saved: None,
+    }
 }
 
 /// One step of a lookup: timed, within the common budget. `words`: how it is told when it is slow, and when it fails.

@@ -6,13 +6,15 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::admit::Admitted;
-use super::answer::{Found, Hit, Miss, UNREADABLE, missed, within};
+use super::answer::{UNKNOWN_LANGUAGE, UNREADABLE, missed, within};
 use super::changes::Changed;
+use super::found::{Found, Hit, Miss};
 use super::remember::is_complete;
 use super::{ExplainedCandidate, Explanation, Gateway, Health, Looked, ModelInfo, Request, Stats, Stored};
-use crate::cache::{Candidate, Semantic};
+use crate::cache::{Candidate, Semantic, Tuned};
 use crate::types::{
     Answer, CacheMode, CacheStatus, Embedding, EntryKey, Error, ErrorKind, Owner, Result, Source, Tag, UnixMillis,
+    WrongRate,
 };
 
 /// Longest wait for answers on their way into the stores, so that a deletion finds and counts them. Those that are
@@ -63,6 +65,12 @@ impl Gateway {
     pub async fn explain(&self, request: Request) -> Result<Explanation> {
         let admitted = self.admit_to_cache(request)?;
         within(admitted.deadline, self.explain_admitted(&admitted)).await
+    }
+
+    /// What each wrong rate would come to, on the recent requests of that owner to this service and on its labels.
+    pub async fn tune(&self, owner: &Owner, rates: &[WrongRate]) -> Result<Vec<Tuned>> {
+        self.check_tenant(&owner.tenant)?;
+        self.inner.cache.tune(owner, rates).await
     }
 
     /// What the stores hold, as far as they can say, and what was counted here.
@@ -158,7 +166,10 @@ impl Gateway {
 
     async fn store_admitted(&self, admitted: &Admitted, answer: Answer) -> Result<Stored> {
         let cache = &self.inner.cache;
-        let comparable = admitted.probe.as_ref().filter(|_| !admitted.request.chat.has_tools());
+        let comparable = admitted
+            .probe
+            .as_ref()
+            .filter(|probe| !admitted.request.chat.has_tools() && cache.judge().knows_language_of(&probe.prompt));
         let vector = match comparable {
             Some(probe) => {
                 let embedding = cache.embed(&admitted.request.owner.tenant, probe.prompt.clone()).await?;
@@ -178,12 +189,16 @@ impl Gateway {
 
     async fn explain_admitted(&self, admitted: &Admitted) -> Result<Explanation> {
         let (cache, query) = (&self.inner.cache, admitted.query());
+        let (max_risk, known) = cache.bound(&query).await?;
         let mut explanation = Explanation {
             outcome: missed(admitted, &Miss::new(admitted)),
             key: admitted.key,
             scope: admitted.scope,
             candidates: Vec::new(),
-            min_similarity: admitted.policy.min_similarity,
+            rule: admitted.policy.rule,
+            max_risk,
+            labels: known.labels.len(),
+            wrong_labels: known.wrong(),
             embedded_tokens: 0,
             truncated: false,
             stages: Vec::new(),
@@ -195,9 +210,15 @@ impl Gateway {
         };
         explanation.stages.push(("exact", started.elapsed()));
         if let Some(entry) = exact.filter(|_| admitted.allowed.read_exact) {
-            explanation.outcome = Hit { entry, similarity: None }.outcome();
+            explanation.outcome = Hit { entry, near: None }.outcome();
         }
         let Some(probe) = &admitted.probe else { return Ok(explanation) };
+        if !cache.judge().knows_language_of(&probe.prompt) {
+            if explanation.outcome.status != CacheStatus::Exact {
+                explanation.outcome.reason = Some(UNKNOWN_LANGUAGE);
+            }
+            return Ok(explanation);
+        }
         let started = Instant::now();
         let embedding = cache.embed(&admitted.request.owner.tenant, probe.prompt.clone()).await?;
         explanation.stages.push(("embed", started.elapsed()));
@@ -208,15 +229,16 @@ impl Gateway {
             }
             return Ok(explanation);
         }
+        let mut semantic = cache.near(&query, &embedding.vector, true).await?;
         let started = Instant::now();
-        let semantic = cache.semantic(&query, &embedding.vector, true).await?;
-        let decided = started.elapsed().saturating_sub(semantic.search_time);
-        explanation.stages.extend([("search", semantic.search_time), ("decide", decided)]);
-        if let Some((entry, similarity)) = semantic.hit()
+        cache.decide(&query, &probe.prompt, &mut semantic, true).await?;
+        let stages = [("search", semantic.search_time), ("read", semantic.read_time), ("decide", started.elapsed())];
+        explanation.stages.extend(stages);
+        if let Some((entry, candidate)) = semantic.hit()
             && admitted.allowed.read_semantic
             && explanation.outcome.status != CacheStatus::Exact
         {
-            explanation.outcome = Hit { entry: entry.clone(), similarity: Some(similarity) }.outcome();
+            explanation.outcome = Hit::near(entry, candidate, &probe.prompt).outcome();
         }
         explanation.candidates = explained(semantic);
         Ok(explanation)
@@ -232,7 +254,8 @@ fn explained(semantic: Semantic) -> Vec<ExplainedCandidate> {
             similarity: candidate.similarity,
             prompt: prompt.unwrap_or_default(),
             age: candidate.entry.map_or(Duration::ZERO, |e| e.age(now)),
-            verdict: candidate.verdict.as_str().to_owned(),
+            judgement: candidate.judgement,
+            verdict: candidate.verdict,
         }
     };
     semantic.candidates.into_iter().map(explain).collect()

@@ -6,9 +6,11 @@
 mod account;
 mod admit;
 mod answer;
+mod audit;
 mod cacheability;
 mod changes;
 mod flight;
+mod found;
 mod manage;
 mod orphans;
 mod remember;
@@ -22,7 +24,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Judgement, Rule, Verdict};
 use crate::config::Config;
 use crate::embed::EmbeddingModel;
 use crate::llm::Directory;
@@ -30,6 +32,8 @@ use crate::types::{
     Answer, CacheControls, ChatRequest, Delta, Entry, EntryKey, FinishReason, Outcome, Owner, Priority, Result,
     ScopeId, SessionId, Similarity, UnixMillis, Usage, Usd, UserId,
 };
+
+pub use audit::Reported;
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
@@ -46,6 +50,7 @@ struct Inner {
     changes: Arc<changes::Changes>,
     removal: orphans::Removal,
     account: account::Account,
+    audits: audit::Audits,
     /// Requests that may be worked on at once.
     places: Arc<Semaphore>,
 }
@@ -57,8 +62,8 @@ impl Gateway {
         let remember = remember::Remember::start(cache.clone(), config.stores.write_queue, changes.clone());
         let removal = orphans::Removal::start(cache.clone(), changes.clone());
         let places = Arc::new(Semaphore::new(config.limits.max_concurrent));
-        let (flights, account) = (flight::Flights::default(), account::Account::new());
-        let inner = Inner { config, cache, directory, flights, remember, changes, removal, account, places };
+        let (flights, account, audits) = (flight::Flights::default(), account::Account::new(), audit::Audits::new());
+        let inner = Inner { config, cache, directory, flights, remember, changes, removal, account, audits, places };
         Self { inner: Arc::new(inner) }
     }
 
@@ -78,6 +83,7 @@ impl Gateway {
 
     /// Writes what waits to be remembered; answers that come later are not remembered.
     pub async fn close(&self) -> Result<()> {
+        self.inner.audits.close();
         let written = self.inner.remember.close(self.inner.config.server.drain_timeout).await;
         self.inner.removal.close().await;
         written
@@ -180,7 +186,13 @@ pub struct Explanation {
     pub scope: ScopeId,
     /// Nearest entries of the scope, best first.
     pub candidates: Vec<ExplainedCandidate>,
-    pub min_similarity: Similarity,
+    /// How hits are decided.
+    pub rule: Rule,
+    /// The highest risk that is served under a rule by wrong rate.
+    pub max_risk: f64,
+    /// Labelled hits that it rests on, and how many of them were wrong.
+    pub labels: usize,
+    pub wrong_labels: usize,
     /// Tokens of the prompt that the embedding model read; 0 when it was not embedded.
     pub embedded_tokens: u32,
     pub truncated: bool,
@@ -195,8 +207,9 @@ pub struct ExplainedCandidate {
     /// The prompt that entry answered.
     pub prompt: String,
     pub age: Duration,
-    /// `hit`, or what spoke against it.
-    pub verdict: String,
+    /// What is known of its prompt and the new one.
+    pub judgement: Option<Judgement>,
+    pub verdict: Verdict,
 }
 
 /// What the cache holds, and how it has answered since start.

@@ -9,9 +9,14 @@ use super::context::context;
 use super::convert::{answer, chat, under};
 use super::encode::{to_answer, to_duration, to_outcome, to_timestamp, to_usage};
 use super::pb::{self, cache_service_server::CacheService};
+use crate::cache::{Rule, Tuned};
 use crate::gateway::{self, Explanation, Gateway, Looked, Stats};
 use crate::surface::{Context, Violations, within};
-use crate::types::{EntryKey, Result, Tag};
+use crate::types::{EntryKey, HitId, Result, Tag, WrongRate};
+
+/// Rates that are told of where none are asked for, and most that may be asked for.
+const USUAL_RATES: [f64; 7] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1];
+const MAX_RATES: usize = 100;
 
 pub struct CacheApi {
     gateway: Arc<Gateway>,
@@ -85,6 +90,46 @@ impl CacheService for CacheApi {
         Ok(Response::new(to_explanation(explanation)))
     }
 
+    async fn report_hit(
+        &self,
+        request: Request<pb::ReportHitRequest>,
+    ) -> Result<Response<pb::ReportHitResponse>, Status> {
+        let (metadata, _, body) = request.into_parts();
+        let mut errors = Violations::default();
+        let context = context(body.context.clone(), &metadata, Instant::now(), &mut errors);
+        let hit = errors.check("hit", body.hit.parse::<HitId>());
+        let right = match body.judgement() {
+            pb::HitJudgement::Right => true,
+            pb::HitJudgement::Wrong => false,
+            pb::HitJudgement::Unspecified => {
+                errors.add("judgement", "must be right or wrong");
+                false
+            }
+        };
+        let (context, hit) = errors.finish(context.zip(hit))?;
+        let reported = self.within(&context, self.gateway.report(&context.owner, &hit, right)).await?;
+        Ok(Response::new(pb::ReportHitResponse { counted: reported.counted, deleted: reported.deleted }))
+    }
+
+    async fn tune(&self, request: Request<pb::TuneRequest>) -> Result<Response<pb::TuneResponse>, Status> {
+        let (metadata, _, body) = request.into_parts();
+        let mut errors = Violations::default();
+        let context = context(body.context, &metadata, Instant::now(), &mut errors);
+        if body.rates.len() > MAX_RATES {
+            errors.add("rates", format!("{} rates; at most {MAX_RATES} are allowed", body.rates.len()));
+        }
+        let asked = if body.rates.is_empty() { USUAL_RATES.to_vec() } else { body.rates };
+        let rates = asked.into_iter().take(MAX_RATES).enumerate();
+        let rates: Vec<_> =
+            rates.filter_map(|(i, rate)| errors.check(format!("rates[{i}]"), WrongRate::new(rate))).collect();
+        let context = errors.finish(context)?;
+        let tuned = self.within(&context, self.gateway.tune(&context.owner, &rates)).await?;
+        Ok(Response::new(pb::TuneResponse {
+            requests: tuned.first().map_or(0.0, |tuned| tuned.served.requests),
+            rates: tuned.into_iter().map(to_tuned).collect(),
+        }))
+    }
+
     async fn stats(&self, request: Request<pb::StatsRequest>) -> Result<Response<pb::StatsResponse>, Status> {
         let (metadata, _, body) = request.into_parts();
         let mut errors = Violations::default();
@@ -124,8 +169,16 @@ fn to_explanation(explanation: Explanation) -> pb::ExplainResponse {
         similarity: c.similarity.get(),
         prompt: c.prompt,
         age: Some(to_duration(c.age)),
-        verdict: c.verdict,
+        verdict: c.verdict.as_str().to_owned(),
+        risk: c.judgement.as_ref().map(|j| j.risk),
+        guards: c.judgement.iter().flat_map(|j| &j.compared.guards).map(|guard| guard.as_str().to_owned()).collect(),
+        logit: c.judgement.as_ref().and_then(|j| j.logit),
+        likeness: c.judgement.as_ref().map(|j| j.compared.likeness),
     });
+    let (min_similarity, max_wrong_rate) = match explanation.rule {
+        Rule::MinSimilarity(lowest) => (Some(lowest.get()), None),
+        Rule::MaxWrongRate(rate) => (None, Some(rate.get())),
+    };
     let stages = explanation.stages.into_iter();
     let stages = stages.map(|(name, took)| pb::Stage { name: name.to_owned(), duration: Some(to_duration(took)) });
     pb::ExplainResponse {
@@ -133,10 +186,25 @@ fn to_explanation(explanation: Explanation) -> pb::ExplainResponse {
         key: explanation.key.to_string(),
         scope: explanation.scope.to_string(),
         candidates: candidates.collect(),
-        min_similarity: explanation.min_similarity.get(),
+        min_similarity,
+        max_wrong_rate,
+        max_risk: max_wrong_rate.map(|_| explanation.max_risk),
+        labels: explanation.labels as u64,
+        wrong_labels: explanation.wrong_labels as u64,
         embedded_tokens: explanation.embedded_tokens,
         truncated: explanation.truncated,
         stages: stages.collect(),
+    }
+}
+
+fn to_tuned(tuned: Tuned) -> pb::TunedRate {
+    pb::TunedRate {
+        max_wrong_rate: tuned.rate.get(),
+        max_risk: tuned.max_risk,
+        hits: tuned.served.hits,
+        wrong: tuned.served.wrong,
+        right_labels: tuned.right as u64,
+        wrong_labels: tuned.wrong as u64,
     }
 }
 

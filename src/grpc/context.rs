@@ -8,6 +8,7 @@ use super::pb;
 use crate::surface::{Context, DEFAULT_OWNER, MAX_TAGS, Violations, after, check_label, check_ttl, new_request_id};
 use crate::types::{
     CacheControls, Namespace, Owner, Priority, Result, SessionId, Similarity, Tag, TenantId, UseCache, UserId,
+    WrongRate,
 };
 
 /// Reads who asks and how; what is wrong goes to `errors`, under `context`. `None` only after a violation.
@@ -57,12 +58,14 @@ fn controls(wire: pb::CacheControls, errors: &mut Violations) -> CacheControls {
     let max_age = wire.max_age.and_then(|age| errors.check("context.cache.max_age", not_negative(age)));
     let min_similarity =
         wire.min_similarity.and_then(|s| errors.check("context.cache.min_similarity", Similarity::new(s)));
+    let max_wrong_rate =
+        wire.max_wrong_rate.and_then(|r| errors.check("context.cache.max_wrong_rate", WrongRate::new(r)));
     if wire.tags.len() > MAX_TAGS {
         errors.add("context.cache.tags", format!("{} tags; at most {MAX_TAGS} are allowed", wire.tags.len()));
     }
     let tags = wire.tags.into_iter().take(MAX_TAGS).enumerate();
     let tags = tags.filter_map(|(i, tag)| errors.check(format!("context.cache.tags[{i}]"), Tag::new(tag))).collect();
-    CacheControls { use_cache, no_store: wire.no_store, ttl, max_age, min_similarity, tags }
+    CacheControls { use_cache, no_store: wire.no_store, ttl, max_age, max_wrong_rate, min_similarity, tags }
 }
 
 /// An absent text stands for "default".

@@ -38,6 +38,8 @@ pub fn to_outcome(outcome: &Outcome) -> pb::CacheOutcome {
         similarity: outcome.similarity.map(f32::from),
         age: outcome.age.map(to_duration),
         reason: outcome.reason.unwrap_or_default().to_owned(),
+        risk: outcome.risk,
+        hit: outcome.hit.map(|hit| hit.to_string()).unwrap_or_default(),
     }
 }
 
@@ -111,6 +113,8 @@ mod tests {
             status: CacheStatus::Semantic,
             entry: EntryKey::from_bytes([1; 32]),
             similarity: Some(Similarity::new(0.5).unwrap()),
+            risk: Some(0.004),
+            hit: None,
             age: Some(Duration::from_millis(1500)),
             reason: None,
             saved: None,
@@ -128,6 +132,7 @@ mod tests {
         assert_eq!((wire.finish_reason.as_str(), wire.request_id.as_str()), ("pause", "r"));
         let cache = wire.cache.unwrap();
         assert_eq!((cache.status(), cache.similarity), (pb::CacheStatus::Semantic, Some(0.5)));
+        assert_eq!(cache.risk, Some(0.004));
         assert_eq!(cache.entry, "01".repeat(32));
         assert_eq!(cache.age, Some(prost_types::Duration { seconds: 1, nanos: 500_000_000 }));
     }

@@ -7,11 +7,14 @@ use tokio::time::Instant;
 use crate::surface::{Complaint, Context, DEFAULT_OWNER, MAX_TAGS, Violations, after, check_label, check_ttl};
 use crate::types::{
     CacheControls, Namespace, Outcome, Owner, Priority, Result, SessionId, Similarity, Tag, TenantId, UseCache,
+    WrongRate,
 };
 
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("x-reprise-cache");
 const ENTRY: HeaderName = HeaderName::from_static("x-reprise-entry");
 const SIMILARITY: HeaderName = HeaderName::from_static("x-reprise-similarity");
+const RISK: HeaderName = HeaderName::from_static("x-reprise-risk");
+const HIT: HeaderName = HeaderName::from_static("x-reprise-hit");
 const REASON: HeaderName = HeaderName::from_static("x-reprise-reason");
 pub const REQUEST_ID: &str = "X-Request-Id";
 
@@ -27,6 +30,7 @@ pub fn context(headers: &HeaderMap, id: String, now: Instant, errors: &mut Viola
     let deadline = read(headers, "X-Reprise-Timeout", positive, errors).and_then(|wait| after(now, wait));
     let controls = CacheControls {
         ttl: read(headers, "X-Reprise-TTL", |t| duration(t).and_then(check_ttl), errors),
+        max_wrong_rate: read(headers, "X-Reprise-Max-Wrong-Rate", wrong_rate, errors),
         min_similarity: read(headers, "X-Reprise-Min-Similarity", similarity, errors),
         tags: tags(headers, errors),
         ..cache_control(headers, errors)
@@ -46,6 +50,12 @@ pub fn add_outcome(headers: &mut HeaderMap, outcome: &Outcome) {
     add(ENTRY, outcome.entry.to_string());
     if let Some(similarity) = outcome.similarity {
         add(SIMILARITY, similarity.to_string());
+    }
+    if let Some(risk) = outcome.risk {
+        add(RISK, format!("{risk:.4}"));
+    }
+    if let Some(hit) = outcome.hit {
+        add(HIT, hit.to_string());
     }
     if let Some(age) = outcome.age.filter(|_| outcome.status.is_hit()) {
         add(header::AGE, age.as_secs().to_string());
@@ -122,6 +132,11 @@ fn priority(text: &str) -> Result<Priority, String> {
 fn similarity(text: &str) -> Result<Similarity, String> {
     let cosine = text.parse().ok().and_then(|cosine| Similarity::new(cosine).ok());
     cosine.ok_or_else(|| format!("{text:?} is not a cosine; expected a number from -1 to 1"))
+}
+
+fn wrong_rate(text: &str) -> Result<WrongRate, String> {
+    let share = text.parse().ok().and_then(|share| WrongRate::new(share).ok());
+    share.ok_or_else(|| format!("{text:?} is not a share; {}", WrongRate::EXPECTED))
 }
 
 fn positive(text: &str) -> Result<Duration, String> {
@@ -297,6 +312,8 @@ mod tests {
             status: CacheStatus::Semantic,
             entry: EntryKey::from_bytes([0xab; 32]),
             similarity: Some(Similarity::new(0.97).unwrap()),
+            risk: Some(0.00421),
+            hit: None,
             age: Some(Duration::from_millis(61_900)),
             reason: None,
             saved: None,
@@ -305,6 +322,7 @@ mod tests {
         assert_eq!(headers["x-reprise-cache"], "semantic");
         assert_eq!(headers["x-reprise-entry"], "ab".repeat(32));
         assert_eq!(headers["x-reprise-similarity"], "0.9700");
+        assert_eq!(headers["x-reprise-risk"], "0.0042");
         assert_eq!(headers["age"], "61");
         outcome =
             Outcome { status: CacheStatus::Bypass, similarity: None, age: None, reason: Some("tools"), ..outcome };

@@ -1,5 +1,6 @@
 //! The HTTP surface: the OpenAI API, the plain `/chat`, health and metrics. Nothing below it names an HTTP type.
 
+mod cache;
 mod chat;
 mod controls;
 mod embeddings;

@@ -16,7 +16,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use super::controls::REQUEST_ID;
 use super::error::Failure;
-use super::{chat, embeddings, health, models, openai};
+use super::{cache, chat, embeddings, health, models, openai};
 use crate::gateway::Gateway;
 use crate::surface::{caught, check_label, new_request_id, until_drained};
 use crate::types::{Error, ErrorKind, Result};
@@ -64,6 +64,8 @@ fn routes() -> Router<App> {
         .route("/v1/embeddings", post(embeddings::embeddings))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
+        .route("/v1/cache/explain", post(cache::explain))
+        .route("/v1/cache/report", post(cache::report))
         .route("/chat", post(chat::chat))
         .route("/health", get(health::live))
         .route("/ready", get(health::ready))

@@ -24,6 +24,9 @@ pub struct Model {
     /// Page of the model's authors.
     pub home: String,
     pub about: String,
+    /// Those that an embedder knows, by codes of ISO 639-3; none means that it was made for many.
+    #[serde(default)]
+    pub languages: Vec<String>,
     pub files: Vec<File>,
     /// In the order in which they are tried.
     pub sources: Vec<Source>,

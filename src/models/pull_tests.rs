@@ -44,6 +44,7 @@ fn model(sources: Vec<Source>) -> Model {
         licence: "Apache-2.0".into(),
         home: "https://example.com/tiny".into(),
         about: String::new(),
+        languages: Vec::new(),
         files: vec![file("deep/config.json", CONFIG), file("model.bin", WEIGHTS)],
         sources,
     }

@@ -2,5 +2,11 @@
 
 pub mod breaker;
 pub mod entry;
+pub mod evidence;
+pub mod redis;
 pub mod sqlite;
 pub mod vector;
+
+#[cfg(test)]
+#[path = "../../tests/support/redis.rs"]
+mod redis_server;

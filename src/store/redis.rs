@@ -23,17 +23,17 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// Where Redis is.
 #[derive(Clone)]
-pub(super) struct Target {
+pub(crate) struct Target {
     /// The server, or seed nodes of the cluster.
-    pub(super) nodes: Vec<ConnectionInfo>,
-    pub(super) is_cluster: bool,
-    pub(super) timeout: Duration,
+    pub(crate) nodes: Vec<ConnectionInfo>,
+    pub(crate) is_cluster: bool,
+    pub(crate) timeout: Duration,
     /// From the files that the settings name; `None` where they name none: the CAs of the system, no certificate.
     certificates: Option<TlsCertificates>,
 }
 
 impl Target {
-    pub(super) fn of(settings: &Stores) -> Result<Self> {
+    pub(crate) fn of(settings: &Stores) -> Result<Self> {
         let is_cluster = !settings.redis_cluster_urls.is_empty();
         let (field, urls) = match is_cluster {
             true => ("stores.redis_cluster_urls", settings.redis_cluster_urls.as_slice()),
@@ -68,7 +68,7 @@ impl Target {
         Ok(Self { nodes, is_cluster, timeout: settings.timeout, certificates })
     }
 
-    pub(super) fn client(&self, node: ConnectionInfo) -> Result<Client> {
+    pub(crate) fn client(&self, node: ConnectionInfo) -> Result<Client> {
         Ok(Client::open(node)?)
     }
 }
@@ -89,7 +89,7 @@ fn certificates(settings: &Stores) -> Result<Option<TlsCertificates>> {
 }
 
 #[allow(clippy::large_enum_variant, reason = "one of it lives as long as the store")]
-pub(super) enum Connection {
+pub(crate) enum Connection {
     Single {
         current: ArcSwap<ConnectionManager>,
         client: Client,
@@ -104,7 +104,7 @@ pub(super) enum Connection {
 
 impl Connection {
     /// Does not wait for Redis.
-    pub(super) fn open(target: Target) -> Result<Self> {
+    pub(crate) fn open(target: Target) -> Result<Self> {
         if target.is_cluster {
             let builder = ClusterClient::builder(target.nodes.clone()).use_protocol(ProtocolVersion::RESP3).retries(2);
             let client = match target.certificates.clone() {
@@ -121,7 +121,7 @@ impl Connection {
         Ok(Self::Single { current, client, timeout })
     }
 
-    pub(super) fn get(&self) -> Result<Live> {
+    pub(crate) fn get(&self) -> Result<Live> {
         match self {
             Self::Single { current, .. } => Ok(Live::Single((**current.load()).clone())),
             Self::Cluster { current, .. } => {
@@ -133,7 +133,7 @@ impl Connection {
 
     /// Connects anew at the next call. The manager mends a connection that broke, but keeps one that was refused
     /// (a wrong password) for good.
-    pub(super) fn renew(&self) {
+    pub(crate) fn renew(&self) {
         if let Self::Single { current, client, timeout } = self {
             match manager(client.clone(), *timeout) {
                 Ok(manager) => current.store(Arc::new(manager)),
@@ -142,7 +142,7 @@ impl Connection {
         }
     }
 
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         if let Self::Cluster { current, connecting } = self {
             connecting.abort();
             current.store(None);
@@ -174,7 +174,7 @@ async fn connect(client: ClusterClient, timeout: Duration, current: Arc<ArcSwapO
     }
 }
 
-pub(super) enum Live {
+pub(crate) enum Live {
     Single(ConnectionManager),
     Cluster(ClusterConnection),
 }

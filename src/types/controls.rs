@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-use super::{Error, Result, Similarity, Tag};
+use super::{Error, Result, Similarity, Tag, WrongRate};
 
 /// How a namespace uses its cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -42,6 +42,9 @@ pub struct CacheControls {
     pub ttl: Option<Duration>,
     /// Serve only entries at most this old.
     pub max_age: Option<Duration>,
+    /// Largest share of wrong hits.
+    pub max_wrong_rate: Option<WrongRate>,
+    /// Serve by similarity alone, from this one up: replaces the wrong rate.
     pub min_similarity: Option<Similarity>,
     /// Labels the new entry gets, to delete it by.
     pub tags: Vec<Tag>,

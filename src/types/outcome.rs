@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
-use super::{EntryKey, Similarity, Usd};
+use super::{EntryKey, HitId, Similarity, Usd};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -50,6 +50,10 @@ pub struct Outcome {
     pub entry: EntryKey,
     /// Set on a semantic hit.
     pub similarity: Option<Similarity>,
+    /// Set on a semantic hit that more than similarity decided: the chance, from 0 to 1, that its answer is a wrong one.
+    pub risk: Option<f64>,
+    /// What that hit can be reported by; set on a semantic hit.
+    pub hit: Option<HitId>,
     /// How old the served entry is; set on hits.
     pub age: Option<Duration>,
     /// Why the cache was bypassed, or what kept it from answering; a stable lower-case word or two.

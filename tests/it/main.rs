@@ -9,6 +9,7 @@ mod redis;
 #[allow(dead_code, reason = "the unit tests use what is not used here")]
 #[path = "../support/redis.rs"]
 mod redis_server;
+mod right;
 mod service;
 mod support;
 mod tidy;

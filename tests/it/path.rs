@@ -284,9 +284,9 @@ async fn stored_answers_are_found_and_explained() {
     near.controls.min_similarity = Some(Similarity::new(0.6).unwrap());
     let why = setup.gateway.explain(near).await.unwrap();
     assert_eq!(why.outcome.status, CacheStatus::Semantic);
-    assert_eq!(why.candidates[0].verdict, "hit");
+    assert_eq!(why.candidates[0].verdict.as_str(), "hit");
     assert_eq!(why.candidates[0].prompt, "How do I reset my password?");
-    assert_eq!(why.stages.iter().map(|s| s.0).collect::<Vec<_>>(), ["exact", "embed", "search", "decide"]);
+    assert_eq!(why.stages.iter().map(|s| s.0).collect::<Vec<_>>(), ["exact", "embed", "search", "read", "decide"]);
     let stats = setup.gateway.stats(&request("").owner).await.unwrap();
     assert_eq!((stats.entries, stats.vectors, stats.exact_hits), (1, 1, 1));
     assert_eq!(setup.calls(), 0);

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use reprise::cache::Cache;
-use reprise::config::{Config, ProviderConfig};
+use reprise::cache::{Cache, Judge, Languages};
+use reprise::config::{Cache as CacheSettings, Config, ProviderConfig};
 use reprise::embed::{Embedder, EmbeddingModel, HashEmbedder};
 use reprise::gateway::{Gateway, Request};
 use reprise::llm::{Directory, Provider, ScriptedProvider};
@@ -14,6 +14,7 @@ use reprise::store::entry::guarded::GuardedEntries;
 use reprise::store::entry::l1::L1Entries;
 use reprise::store::entry::sqlite::SqliteEntries;
 use reprise::store::entry::{EntryStats, EntryStore};
+use reprise::store::evidence::sqlite::SqliteEvidence;
 use reprise::store::sqlite::Sqlite;
 use reprise::store::vector::flat::Flat;
 use reprise::store::vector::guarded::GuardedVectors;
@@ -37,7 +38,12 @@ impl Setup {
 
     /// With a scripted provider that `edit` changes.
     pub async fn with(edit: impl FnOnce(&mut ProviderConfig)) -> Self {
-        Self::build(edit, false, 1 << 30).await
+        Self::build(|config| edit(&mut config.providers[0]), false, 1 << 30).await
+    }
+
+    /// With other settings of the cache.
+    pub async fn caching(edit: impl FnOnce(&mut CacheSettings)) -> Self {
+        Self::build(|config| edit(&mut config.cache), false, 1 << 30).await
     }
 
     /// With room for so many bytes of entries.
@@ -50,10 +56,10 @@ impl Setup {
         Self::build(|_| {}, true, 1 << 30).await
     }
 
-    async fn build(edit: impl FnOnce(&mut ProviderConfig), hanging: bool, room: u64) -> Self {
+    async fn build(edit: impl FnOnce(&mut Config), hanging: bool, room: u64) -> Self {
         let provider = r#"providers=[{name="scripted",kind="scripted",models=["m","other-model"]}]"#;
         let mut config = Config::load(None, std::iter::empty(), &[provider.to_owned()]).unwrap();
-        edit(&mut config.providers[0]);
+        edit(&mut config);
         let folder = tempfile::tempdir().unwrap();
         let sqlite = Sqlite::open(folder.path()).await.unwrap();
         let embedded = Arc::new(AtomicU64::new(0));
@@ -64,11 +70,13 @@ impl Setup {
         } else {
             L1Entries::new(SqliteEntries::new(sqlite.clone(), room).await.unwrap(), 64 << 20)
         };
+        let evidence = SqliteEvidence::new(sqlite.clone()).await.unwrap();
         let vectors = Flat::open(sqlite, &model.id, model.dim).await.unwrap();
         let cache = Cache::new(
             GuardedEntries::new(entries, "entries", STORE_LIMIT),
             GuardedVectors::new(Arc::new(vectors), "vectors", STORE_LIMIT),
             Arc::new(embedder),
+            (Judge::new(None, Languages::default()).unwrap(), evidence),
         );
         let provider = Arc::new(ScriptedProvider::new(&config.providers[0]).unwrap());
         let directory = Directory::new(vec![provider.clone() as Arc<dyn Provider>], None);

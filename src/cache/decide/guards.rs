@@ -3,9 +3,9 @@
 
 use std::collections::HashSet;
 
-use super::align::{Alignment, align, is_filler};
+use super::align::{Alignment, is_filler};
 use super::lexicon::{LEXICON, Unit};
-use super::words::{Kind, Word, words};
+use super::words::{Kind, Word};
 
 /// What stands between two prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,35 +59,15 @@ const NEARLY_EQUAL: f32 = 0.6;
 /// Differences at most: with more of them the prompts are worded freely, and words say little.
 const EDITS: usize = 4;
 
-/// Two prompts, word by word.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Comparison {
-    /// What they differ in, though they read alike.
-    pub guards: Vec<Guard>,
-    /// Share of the words with content, of the prompt that has more of them, that stand in both in the same order.
-    pub likeness: f32,
-    /// The shorter one's words as a share of the longer one's.
-    pub lengths: f32,
-}
-
-/// Compares two prompts. Of prompts too long to be compared word by word it says that nothing is alike.
-pub fn compare(a: &str, b: &str) -> Comparison {
-    let (a, b) = (words(a), words(b));
-    let lengths = a.len().min(b.len()) as f32 / a.len().max(b.len()).max(1) as f32;
-    let Some(alignment) = align(&a, &b) else { return Comparison { lengths, ..Comparison::default() } };
-    let seen = Compared { a: &a, b: &b, alignment: &alignment };
-    let guards = Guard::ALL.into_iter().filter(|guard| seen.vetoes(*guard)).collect();
-    Comparison { guards, likeness: alignment.likeness, lengths }
-}
-
-struct Compared<'a> {
-    a: &'a [Word],
-    b: &'a [Word],
-    alignment: &'a Alignment,
+/// Two prompts side by side, as the guards read them.
+pub(super) struct Compared<'a> {
+    pub a: &'a [Word],
+    pub b: &'a [Word],
+    pub alignment: &'a Alignment,
 }
 
 impl Compared<'_> {
-    fn vetoes(&self, guard: Guard) -> bool {
+    pub(super) fn vetoes(&self, guard: Guard) -> bool {
         let few = self.alignment.edits.len() <= EDITS;
         let alike = self.alignment.likeness >= ALIKE && few;
         let nearly_equal = self.alignment.likeness >= NEARLY_EQUAL && few;
@@ -317,19 +297,7 @@ mod tests {
     use super::*;
 
     fn guards(a: &str, b: &str) -> Vec<Guard> {
-        compare(a, b).guards
-    }
-
-    #[test]
-    fn a_comparison_says_how_alike_two_prompts_are() {
-        assert_eq!(
-            compare("open the door", "open the door"),
-            Comparison { guards: vec![], likeness: 1.0, lengths: 1.0 }
-        );
-        let far = compare("open the door", "how many planets does the sun have");
-        assert!(far.likeness == 0.0 && (far.lengths - 3.0 / 7.0).abs() < 1e-6 && far.guards.is_empty());
-        let long = "word ".repeat(401);
-        assert_eq!(compare(&long, &long), Comparison { guards: vec![], likeness: 0.0, lengths: 1.0 });
+        super::super::compare::compare(a, b).guards
     }
 
     #[test]

@@ -1,34 +1,76 @@
-//! Whether a near entry may answer a request. For now by similarity alone; every rule that is not about meaning
-//! (age, the new request's own limits) stands here too, so that one place says why a candidate was not served.
+//! Whether a near entry may answer a request.
 //!
-//! [`guards`] tell what two prompts differ in that look alike; they read [`words`] that [`align`] lays side by side, with the
-//! lists of [`lexicon`]. [`risk`] weighs all that is known of two prompts. Nothing asks these yet but `eval`.
+//! [`fits`] holds every rule that is not about meaning (age, owner, the new request's own limits). [`judge`] decides by meaning:
+//! [`compare`] lays two prompts side by side, word by word; its [`guards`] say what they differ in though they look alike; the
+//! verifier reads both together; [`risk`] weighs all of it. [`language`] says
+//! what is not compared at all. [`words`], [`align`] and [`lexicon`] are what `compare` reads with.
 
 pub mod align;
+pub mod bound;
+pub mod compare;
 pub mod guards;
+pub mod judge;
+pub mod language;
 mod lexicon;
 pub mod risk;
 pub mod words;
 
 use std::time::Duration;
 
-use crate::types::{ChatRequest, Entry, Owner, ScopeId, Similarity, UnixMillis};
+use crate::types::{ChatRequest, Entry, Owner, ScopeId, Similarity, UnixMillis, WrongRate};
+
+pub use judge::{Judge, Judgement, Limits};
+pub use language::Languages;
 
 /// What holds for one lookup.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
-    /// Lowest similarity that is served.
-    pub min_similarity: Similarity,
+    pub rule: Rule,
     /// Oldest entry that is served.
     pub max_age: Option<Duration>,
+}
+
+/// How hits are decided.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Rule {
+    /// By all that is known of two prompts: at most this share of requests gets a wrong answer.
+    MaxWrongRate(WrongRate),
+    /// By cosine similarity alone, from this one up.
+    MinSimilarity(Similarity),
+}
+
+/// Nothing less similar than this is looked at, unless a rule by similarity says so: two prompts that one answer serves are
+/// hardly ever farther apart, and the risk of those that are is never within a bound.
+const FLOOR: f32 = 0.5;
+
+impl Rule {
+    /// Lowest similarity worth looking at.
+    pub fn floor(self) -> Similarity {
+        match self {
+            Self::MaxWrongRate(_) => Similarity::from_dot(FLOOR),
+            Self::MinSimilarity(lowest) => lowest,
+        }
+    }
 }
 
 /// What is said of one candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Hit,
-    /// Less similar than the threshold in force.
+    /// Not judged by meaning: a better one was, or nothing was decided.
+    Open,
+    /// Less similar than the rule in force looks at.
     BelowThreshold,
+    /// Somebody reported that its answer was wrong for that prompt.
+    Blocked,
+    /// A guard spoke against it.
+    Vetoed,
+    /// The verifier cannot read both prompts whole.
+    Unreadable,
+    /// The risk that its answer is wrong is above the bound in force.
+    TooRisky,
+    /// It would be within the bound, but another one is less risky.
+    Outdone,
     /// Its body has expired or was deleted.
     Gone,
     /// Older than the request allows.
@@ -43,7 +85,13 @@ impl Verdict {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",
+            Self::Open => "not judged",
             Self::BelowThreshold => "below the threshold",
+            Self::Blocked => "reported wrong before",
+            Self::Vetoed => "vetoed by a guard",
+            Self::Unreadable => "not readable for the verifier",
+            Self::TooRisky => "too risky",
+            Self::Outdone => "another one is less risky",
             Self::Gone => "its answer is gone",
             Self::TooOld => "older than max_age",
             Self::TooLong => "longer than max_tokens",
@@ -52,21 +100,15 @@ impl Verdict {
     }
 }
 
-/// Judges an entry that is to answer `request`, which was put by `owner` in `scope`.
-///
-/// `entry` is `None` when its body is gone.
-pub fn judge(
-    entry: Option<&Entry>,
-    similarity: Similarity,
+/// What speaks against an entry, by rules that are not about meaning, as the answer to `request`, which was put by `owner` in
+/// `scope`; [`Verdict::Open`] when nothing does.
+pub fn fits(
+    entry: &Entry,
     policy: &Policy,
     request: &ChatRequest,
     (owner, scope): (&Owner, &ScopeId),
     now: UnixMillis,
 ) -> Verdict {
-    if similarity < policy.min_similarity {
-        return Verdict::BelowThreshold;
-    }
-    let Some(entry) = entry else { return Verdict::Gone };
     if entry.owner != *owner || entry.scope != *scope {
         return Verdict::Foreign;
     }
@@ -79,7 +121,7 @@ pub fn judge(
     if request.max_answer_tokens().is_some_and(|limit| answer_tokens(entry) > u64::from(limit)) {
         return Verdict::TooLong;
     }
-    Verdict::Hit
+    Verdict::Open
 }
 
 /// Whether an entry is young enough for a request.
@@ -123,39 +165,30 @@ mod tests {
         }
     }
 
-    fn verdict(entry: Option<&Entry>, similarity: f32, request: &ChatRequest, max_age: Option<Duration>) -> Verdict {
-        let policy = Policy { min_similarity: Similarity::new(0.95).unwrap(), max_age };
-        let similarity = Similarity::new(similarity).unwrap();
-        judge(entry, similarity, &policy, request, (&owner("t"), &ScopeId::from_bytes([2; 32])), NOW)
+    fn verdict(entry: &Entry, request: &ChatRequest, max_age: Option<Duration>) -> Verdict {
+        let policy = Policy { rule: Rule::MaxWrongRate(WrongRate::new(0.01).unwrap()), max_age };
+        fits(entry, &policy, request, (&owner("t"), &ScopeId::from_bytes([2; 32])), NOW)
     }
 
     #[test]
-    fn serves_at_the_threshold_and_not_below() {
+    fn never_serves_what_is_expired_or_foreign() {
         let request = ChatRequest::prompt("m", "q");
-        assert_eq!(verdict(Some(&entry()), 0.95, &request, None), Verdict::Hit);
-        assert_eq!(verdict(Some(&entry()), 0.949, &request, None), Verdict::BelowThreshold);
-    }
-
-    #[test]
-    fn never_serves_what_is_gone_expired_or_foreign() {
-        let request = ChatRequest::prompt("m", "q");
-        assert_eq!(verdict(None, 1.0, &request, None), Verdict::Gone);
-        assert_eq!(verdict(Some(&Entry { expires: NOW, ..entry() }), 1.0, &request, None), Verdict::Gone);
-        assert_eq!(verdict(Some(&Entry { owner: owner("other"), ..entry() }), 1.0, &request, None), Verdict::Foreign);
+        assert_eq!(verdict(&Entry { expires: NOW, ..entry() }, &request, None), Verdict::Gone);
+        assert_eq!(verdict(&Entry { owner: owner("other"), ..entry() }, &request, None), Verdict::Foreign);
         let elsewhere = Entry { scope: ScopeId::from_bytes([3; 32]), ..entry() };
-        assert_eq!(verdict(Some(&elsewhere), 1.0, &request, None), Verdict::Foreign);
+        assert_eq!(verdict(&elsewhere, &request, None), Verdict::Foreign);
     }
 
     #[test]
     fn the_new_requests_own_limits_hold() {
         let mut request = ChatRequest::prompt("m", "q");
         let ten = Some(Duration::from_secs(10));
-        assert_eq!(verdict(Some(&entry()), 1.0, &request, ten), Verdict::Hit);
-        assert_eq!(verdict(Some(&entry()), 1.0, &request, Some(Duration::from_secs(9))), Verdict::TooOld);
+        assert_eq!(verdict(&entry(), &request, ten), Verdict::Open);
+        assert_eq!(verdict(&entry(), &request, Some(Duration::from_secs(9))), Verdict::TooOld);
         request.max_tokens = Some(9);
-        assert_eq!(verdict(Some(&entry()), 1.0, &request, None), Verdict::Hit);
+        assert_eq!(verdict(&entry(), &request, None), Verdict::Open);
         request.max_tokens = Some(8);
-        assert_eq!(verdict(Some(&entry()), 1.0, &request, None), Verdict::TooLong);
+        assert_eq!(verdict(&entry(), &request, None), Verdict::TooLong);
     }
 
     #[test]
@@ -163,6 +196,6 @@ mod tests {
         let mut request = ChatRequest::prompt("m", "q");
         request.max_tokens = Some(9);
         let uncounted = Entry { answer: Answer::text("m", "ten bytes!", Usage::default()).into(), ..entry() };
-        assert_eq!(verdict(Some(&uncounted), 1.0, &request, None), Verdict::TooLong);
+        assert_eq!(verdict(&uncounted, &request, None), Verdict::TooLong);
     }
 }

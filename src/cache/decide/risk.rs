@@ -27,6 +27,9 @@ pub struct RiskModel {
     pub verifier: String,
     with_verifier: Vec<f64>,
     without: Vec<f64>,
+    /// Rising pairs of a wrong rate and the highest risk that may be served for it, as `fit_risk.py` found them.
+    with_verifier_bounds: Vec<(f64, f64)>,
+    without_bounds: Vec<(f64, f64)>,
 }
 
 const FEATURES: usize = 8;
@@ -47,7 +50,28 @@ impl RiskModel {
         if model.with_verifier.len() != FEATURES || model.without.len() != FEATURES {
             return Err(corrupt(format!("each model has {FEATURES} weights")));
         }
+        for bounds in [&model.with_verifier_bounds, &model.without_bounds] {
+            let rise = |pair: &[(f64, f64)]| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1;
+            let shares = |&(rate, risk): &(f64, f64)| (0.0..1.0).contains(&rate) && (0.0..=1.0).contains(&risk);
+            if !(bounds.windows(2).all(rise) && bounds.iter().all(shares)) {
+                return Err(corrupt("bounds must be rising shares".into()));
+            }
+        }
         Ok(model)
+    }
+
+    /// The highest risk that may be served so that at most this share of requests gets a wrong answer, as far as held-out pairs
+    /// tell. Nothing may be at a rate of 0, and everything at 1; between the rates that were fitted it is a straight line.
+    pub fn max_risk(&self, rate: f64, has_verifier: bool) -> f64 {
+        let bounds = if has_verifier { &self.with_verifier_bounds } else { &self.without_bounds };
+        let mut below = (0.0, 0.0);
+        for &above in bounds.iter().chain([&(1.0, 1.0)]) {
+            if rate <= above.0 {
+                return below.1 + (above.1 - below.1) * (rate - below.0) / (above.0 - below.0).max(f64::MIN_POSITIVE);
+            }
+            below = above;
+        }
+        1.0
     }
 
     /// Chance from 0 to 1 that one answer does not serve both.
@@ -73,6 +97,12 @@ impl Evidence {
             }
         }
     }
+}
+
+/// Log-odds of a chance, which is taken to be no nearer to 0 and 1 than floating point can tell them apart.
+pub fn logit(chance: f64) -> f64 {
+    let chance = chance.clamp(1e-12, 1.0 - 1e-12);
+    (chance / (1.0 - chance)).ln()
 }
 
 #[cfg(test)]
@@ -109,8 +139,34 @@ mod tests {
 
     #[test]
     fn a_model_with_missing_weights_is_refused() {
-        let json = r#"{"verifier": "v", "with_verifier": [1, 2], "without": [1, 2, 3, 4, 5, 6, 7, 8]}"#;
-        assert_eq!(RiskModel::parse(json).unwrap_err().kind, ErrorKind::Corrupt);
+        let parse = |with: &str, bounds: &str| {
+            let json = format!(
+                r#"{{"verifier": "v", "with_verifier": {with}, "without": [1, 2, 3, 4, 5, 6, 7, 8],
+                    "with_verifier_bounds": {bounds}, "without_bounds": []}}"#
+            );
+            RiskModel::parse(&json)
+        };
+        let eight = "[1, 2, 3, 4, 5, 6, 7, 8]";
+        assert!(parse(eight, "[[0.1, 0.2], [0.2, 0.2]]").is_ok());
+        for (with, bounds) in [("[1, 2]", "[]"), (eight, "[[0.2, 0.2], [0.1, 0.3]]"), (eight, "[[0.1, 1.2]]")] {
+            assert_eq!(parse(with, bounds).unwrap_err().kind, ErrorKind::Corrupt, "{with} {bounds}");
+        }
+    }
+
+    #[test]
+    fn a_looser_bound_serves_more_and_the_ends_are_nothing_and_all() {
+        let own = RiskModel::own().unwrap();
+        for has_verifier in [true, false] {
+            let most = |rate| own.max_risk(rate, has_verifier);
+            assert_eq!((most(0.0), most(1.0)), (0.0, 1.0));
+            let risks: Vec<f64> = (0..=1000).map(|n| most(f64::from(n) / 1000.0)).collect();
+            assert!(risks.is_sorted() && risks[10] > risks[1] && risks.iter().all(|r| (0.0..=1.0).contains(r)));
+        }
+        let with_verifier_bounds = vec![(0.1, 0.2), (0.2, 0.4)];
+        let fitted = RiskModel { with_verifier_bounds, ..own.clone() };
+        for (rate, risk) in [(0.05, 0.1), (0.1, 0.2), (0.15, 0.3), (0.6, 0.7)] {
+            assert!((fitted.max_risk(rate, true) - risk).abs() < 1e-12, "{rate}");
+        }
     }
 
     #[test]

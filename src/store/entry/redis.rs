@@ -28,14 +28,13 @@ use super::l1::{Coherence, Hot};
 use super::{EntryStats, EntryStore, decode, encode};
 use crate::config::{Stores, tls};
 use crate::store::breaker::bulk_limit;
+use crate::store::redis::{Connection, Target};
 use crate::types::{Entry, EntryKey, Error, ErrorKind, Owner, Result, Tag, UnixMillis};
 
-mod connection;
 mod eviction;
 mod tags;
 mod tracking;
 
-use connection::{Connection, Target};
 use tags::tag_id;
 
 /// More than the nodes a cluster may have; a deletion by tag asks each once.
@@ -50,7 +49,7 @@ const TOUCHES_AT_ONCE: usize = 32;
 const NO_WRITES: [&str; 4] = ["OOM", "READONLY", "MISCONF", "NOREPLICAS"];
 
 pub struct RedisEntries {
-    connection: Connection,
+    connection: Arc<Connection>,
     prefix: String,
     timeout: Duration,
     delete: Script,
@@ -70,7 +69,7 @@ impl RedisEntries {
         let prefix = settings.redis_prefix.clone();
         let tracking = tracking::start(target.clone(), &prefix, hot.clone());
         Ok(Arc::new(Self {
-            connection: Connection::open(target)?,
+            connection: Arc::new(Connection::open(target)?),
             prefix,
             timeout: settings.timeout,
             delete: Script::new(
@@ -82,6 +81,11 @@ impl RedisEntries {
             hot,
             tracking,
         }))
+    }
+
+    /// The connection, for others that keep things where the entries are.
+    pub(crate) fn connection(&self) -> Arc<Connection> {
+        self.connection.clone()
     }
 
     /// What [`super::l1::L1Entries::with`] needs to stay true to what others write.

@@ -31,8 +31,8 @@ fn may_lose_tag_sets(policy: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::server::{RedisServer, free_port};
     use super::*;
+    use crate::store::redis_server::{RedisServer, free_port};
 
     #[tokio::test]
     async fn policies_that_may_evict_tag_sets_are_told_from_the_others() {

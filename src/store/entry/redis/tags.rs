@@ -3,8 +3,8 @@
 use futures::{StreamExt, TryStreamExt, stream};
 use redis::Script;
 
-use super::connection::Live;
 use super::{BUCKETS, RedisEntries, owner_id, tracking};
+use crate::store::redis::Live;
 use crate::types::{EntryKey, Error, ErrorKind, Owner, Result, Tag};
 
 /// Entries one script deletes: it holds up everybody else on its node.

@@ -6,9 +6,7 @@ use super::super::l1::L1Entries;
 use super::*;
 use crate::test_tls::{Authority, Issued};
 
-#[path = "../../../../tests/support/redis.rs"]
-pub(super) mod server;
-
+use crate::store::redis_server as server;
 use server::{RedisServer, free_port};
 
 fn settings(url: String) -> Stores {

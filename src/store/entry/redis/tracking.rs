@@ -20,8 +20,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::super::l1::Hot;
-use super::connection::Target;
 use super::eviction;
+use crate::store::redis::Target;
 use crate::types::{Error, Namespace, Owner, Result, Tag, TenantId};
 
 /// How often the connections are checked. With the limit of the check this bounds how long a change can go unnoticed

@@ -1,0 +1,214 @@
+//! Deciding by meaning: which of the candidates, if any, may answer a new prompt.
+//!
+//! Two prompts are first laid side by side, word by word, and a guard may veto. The likeliest of what is left are read together
+//! by the verifier, in one batch. The one with the lowest risk is the hit, if its risk is within the bound.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::compare::{Comparison, compare};
+use super::language::Languages;
+use super::risk::{Evidence, RiskModel};
+use super::{FLOOR, Rule, Verdict};
+use crate::cache::Candidate;
+use crate::embed::Verifier;
+use crate::types::{PairId, Result, Similarity, TenantId, WrongRate};
+
+/// Candidates that the verifier reads at most for one request: two take not much longer than one, as the cores share them.
+const VERIFIED: usize = 2;
+
+/// Risk of two prompts that are one text: what is left is a capital letter that mattered.
+const SAME: f64 = 0.001;
+
+impl Judgement {
+    /// Whether the answer to one prompt may be given to the other, if nothing is served above a risk of `max_risk`.
+    pub fn verdict(&self, max_risk: f64) -> Verdict {
+        match self {
+            _ if self.similarity < FLOOR => Verdict::BelowThreshold,
+            _ if !self.compared.guards.is_empty() => Verdict::Vetoed,
+            _ if !self.compared.same && !self.readable => Verdict::Unreadable,
+            _ if self.risk > max_risk => Verdict::TooRisky,
+            _ => Verdict::Hit,
+        }
+    }
+}
+
+/// Reads prompts together, and says how risky it is to answer one with the answer to the other.
+#[derive(Clone)]
+pub struct Judge {
+    verifier: Option<Arc<dyn Verifier>>,
+    languages: Languages,
+    model: &'static RiskModel,
+}
+
+/// What holds for one decision.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits<'a> {
+    pub rule: Rule,
+    /// The highest risk that is served, where the rule is a wrong rate.
+    pub max_risk: f64,
+    /// Pairs of prompts that must not meet.
+    pub blocked: &'a HashSet<PairId>,
+}
+
+/// What is known of two prompts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judgement {
+    /// Cosine of their vectors.
+    pub similarity: f32,
+    pub compared: Comparison,
+    /// The verifier's log-odds that one answer serves both; `None` where it did not read them.
+    pub logit: Option<f32>,
+    /// False where the verifier could not read all of both.
+    pub readable: bool,
+    /// Chance, from 0 to 1, that the answer to one is wrong for the other. A veto is part of it.
+    pub risk: f64,
+}
+
+impl Judge {
+    /// `languages`: those that the models know.
+    ///
+    /// Errors: `Corrupt`, if the program was built with a risk model that does not parse.
+    pub fn new(verifier: Option<Arc<dyn Verifier>>, languages: Languages) -> Result<Self> {
+        Ok(Self { verifier, languages, model: RiskModel::own()? })
+    }
+
+    /// Whether the models know the language of a prompt, as far as it can be told.
+    pub fn knows_language_of(&self, prompt: &str) -> bool {
+        let knows = self.languages.know(prompt);
+        if !knows {
+            metrics::counter!("reprise_unknown_language_total").increment(1);
+        }
+        knows
+    }
+
+    /// The highest risk that may be served at that wrong rate, by what held-out pairs tell.
+    pub fn max_risk(&self, rate: WrongRate) -> f64 {
+        self.model.max_risk(rate.get(), self.verifier.is_some())
+    }
+
+    /// Names what gives the risks: those of different judges are never compared.
+    pub fn id(&self) -> &str {
+        self.verifier.as_ref().map_or("none", |verifier| &verifier.model().id)
+    }
+
+    pub fn verifier(&self) -> Option<&Arc<dyn Verifier>> {
+        self.verifier.as_ref()
+    }
+
+    /// Compares two prompts word by word; the verifier has not read them yet.
+    pub fn read(&self, a: &str, b: &str, similarity: Similarity) -> Judgement {
+        let compared = compare(a, b);
+        let mut read = Judgement { similarity: similarity.get(), compared, logit: None, readable: true, risk: 1.0 };
+        read.risk = self.risk(&read);
+        read
+    }
+
+    /// Lets the verifier read pairs, in one batch. Without a verifier nothing changes.
+    ///
+    /// Errors: as those of [`Verifier::verify`].
+    pub async fn verify(
+        &self,
+        tenant: &TenantId,
+        pairs: Vec<(String, String)>,
+        judgements: &mut [&mut Judgement],
+    ) -> Result<()> {
+        let Some(verifier) = self.verifier.as_ref().filter(|_| !pairs.is_empty()) else { return Ok(()) };
+        let verified = verifier.verify(tenant, pairs).await?;
+        for (judgement, verified) in judgements.iter_mut().zip(verified) {
+            judgement.logit = Some(verified.logit);
+            judgement.readable = !verified.truncated && verified.unknown == 0;
+            judgement.risk = self.risk(judgement);
+        }
+        Ok(())
+    }
+
+    fn risk(&self, judgement: &Judgement) -> f64 {
+        if judgement.compared.same {
+            return SAME;
+        }
+        self.model.wrong(&Evidence {
+            similarity: judgement.similarity,
+            logit: judgement.logit,
+            likeness: judgement.compared.likeness,
+            lengths: judgement.compared.lengths,
+            vetoed: !judgement.compared.guards.is_empty(),
+        })
+    }
+
+    /// Judges the candidates that are still open, which are in the order of their similarity. At most one of them is a hit
+    /// afterwards. With `all`, every one is judged to the end.
+    pub async fn decide(
+        &self,
+        (tenant, prompt): (&TenantId, &str),
+        limits: Limits<'_>,
+        candidates: &mut [Candidate],
+        all: bool,
+    ) -> Result<()> {
+        if !limits.blocked.is_empty() {
+            for candidate in candidates.iter_mut().filter(|c| c.verdict == Verdict::Open) {
+                if limits.blocked.contains(&PairId::new(cached_prompt(candidate), prompt)) {
+                    candidate.verdict = Verdict::Blocked;
+                }
+            }
+        }
+        let mut open: Vec<&mut Candidate> = candidates.iter_mut().filter(|c| c.verdict == Verdict::Open).collect();
+        if let Rule::MinSimilarity(_) = limits.rule {
+            for (place, candidate) in open.into_iter().enumerate() {
+                candidate.verdict = if place == 0 { Verdict::Hit } else { Verdict::Outdone };
+            }
+            return Ok(());
+        }
+        for candidate in &mut open {
+            self.compare_to(prompt, candidate);
+        }
+        open.retain(|c| c.verdict == Verdict::Open);
+        open.sort_by(|a, b| risk(a).total_cmp(&risk(b)));
+        let same = open.iter().any(|c| c.judgement.as_ref().is_some_and(|j| j.compared.same));
+        if all || !same {
+            open.truncate(if all { usize::MAX } else { VERIFIED });
+            let texts = open.iter().map(|c| (cached_prompt(c).to_owned(), prompt.to_owned())).collect();
+            let mut judgements: Vec<_> = open.iter_mut().filter_map(|c| c.judgement.as_mut()).collect();
+            self.verify(tenant, texts, &mut judgements).await?;
+            open.sort_by(|a, b| risk(a).total_cmp(&risk(b)));
+        }
+        let mut best = Verdict::Hit;
+        for candidate in open {
+            let Some(judgement) = &candidate.judgement else { continue };
+            candidate.verdict = match judgement.verdict(limits.max_risk) {
+                _ if !judgement.compared.same && self.verifier.is_some() && judgement.logit.is_none() => Verdict::Open,
+                Verdict::Hit => std::mem::replace(&mut best, Verdict::Outdone),
+                verdict => verdict,
+            };
+        }
+        Ok(())
+    }
+
+    /// Word by word; where the entry has no prompt to compare, nothing can be known.
+    fn compare_to(&self, prompt: &str, candidate: &mut Candidate) {
+        let Some(probe) = candidate.entry.as_ref().and_then(|entry| entry.probe.as_ref()) else {
+            candidate.verdict = Verdict::Unreadable;
+            return;
+        };
+        let judgement = self.read(&probe.prompt, prompt, candidate.similarity);
+        for guard in &judgement.compared.guards {
+            metrics::counter!("reprise_guard_vetoes_total", "guard" => guard.as_str()).increment(1);
+        }
+        if !judgement.compared.guards.is_empty() {
+            candidate.verdict = Verdict::Vetoed;
+        }
+        candidate.judgement = Some(judgement);
+    }
+}
+
+fn risk(candidate: &Candidate) -> f64 {
+    candidate.judgement.as_ref().map_or(1.0, |judgement| judgement.risk)
+}
+
+/// What the candidate's entry answered. The conversations before the two prompts are equal: they are part of the scope.
+fn cached_prompt(candidate: &Candidate) -> &str {
+    candidate.entry.as_ref().and_then(|entry| entry.probe.as_ref()).map_or("", |probe| &probe.prompt)
+}
+
+#[cfg(test)]
+mod tests;
