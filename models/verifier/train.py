@@ -19,6 +19,7 @@ import data
 import evaluate
 import model as models
 from encode import Encoder, batches, joined, other_way, stack
+from export import dequantised
 from parallel import Workers
 
 HERE = Path(__file__).parent
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="length of the run; reproducible")
     parser.add_argument("--minutes", type=float, help="length of the run by the clock, in place of --steps")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--init", type=Path, help="file of float weights to start from, in place of the base")
+    parser.add_argument("--init", type=Path, help="weights to start from in place of the base: of an earlier run, or exported")
     args = parser.parse_args()
     if (args.steps is None) == (args.minutes is None):
         parser.error("one of --steps and --minutes")
@@ -60,7 +61,7 @@ class Run:
         self.config, self.args, self.encoder, self.mixture = config, args, encoder, mixture
         self.model = models.load(args.base)
         if args.init:
-            self.model.load_state_dict(models.from_bert(models.load_file(args.init), list(self.model.state_dict())))
+            self.model.load_state_dict(models.from_bert(dequantised(models.load_file(args.init)), list(self.model.state_dict())))
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.words.weight.requires_grad = not config["freeze_words"]
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
