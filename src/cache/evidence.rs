@@ -190,7 +190,12 @@ impl Cache {
         (right, source, at): (bool, LabelSource, UnixMillis),
         rate: Option<WrongRate>,
     ) -> Result<bool> {
-        let judge = if hit.risk.is_some() { self.judge.id() } else { "similarity" };
+        let judge = match hit.risk {
+            Some(_) if hit.judge == HitId::judge_of(self.judge.id()) => self.judge.id(),
+            // From before an update, or from a replica that has another.
+            Some(_) => "another",
+            None => "similarity",
+        };
         let risk = hit.risk.map_or(1.0, f64::from);
         let label = Label { entry: hit.entry, pair: hit.pair, risk, judge: judge.to_owned(), right, source, at };
         self.bounds.add(owner, &label, rate.map(|rate| (rate, &self.judge))).await

@@ -44,7 +44,7 @@ pub(super) struct EvalArgs {
     #[command(flatten)]
     config: ConfigArgs,
     /// One by one into an empty cache, in place of pair by pair
-    #[arg(long, conflicts_with_all = ["html", "pairs"])]
+    #[arg(long, conflicts_with = "html")]
     stream: bool,
     /// Pairs of each file, or prompts of the stream; all unless told
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -52,7 +52,7 @@ pub(super) struct EvalArgs {
     /// Write a page with plots
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Write each pair with its scores, as JSON lines
+    /// Write each pair with its scores, or each hit of the stream, as JSON lines
     #[arg(long, value_name = "FILE")]
     pairs: Option<PathBuf>,
     /// Print one JSON object in place of the table
@@ -65,7 +65,7 @@ pub(super) async fn run(args: EvalArgs) -> Result<(), Failure> {
     telemetry::init(&loaded.config.log)?;
     let limit = args.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     if args.stream {
-        return stream::run(loaded.config, &args.files, limit, args.json).await;
+        return stream::run(loaded.config, &args.files, limit, (args.pairs.as_deref(), args.json)).await;
     }
     let mut pairs = Vec::new();
     for file in &args.files {
@@ -76,7 +76,7 @@ pub(super) async fn run(args: EvalArgs) -> Result<(), Failure> {
     let tenant = TenantId::new("default")?;
     let judges = run::Judges { embedder: &*embedder, judge: &own, tenant: &tenant };
     let bar = ProgressBar::new(0).with_style(style()?);
-    let (found, took) = judge(&judges, &pairs, |done, of| {
+    let (found, comparable, took) = judge(&judges, &pairs, |done, of| {
         bar.set_length(of as u64);
         bar.set_position(done as u64);
     })
@@ -85,7 +85,7 @@ pub(super) async fn run(args: EvalArgs) -> Result<(), Failure> {
     let verifier = own.verifier().map(|verifier| verifier.model().id.clone());
     let rate = WrongRate::new(loaded.config.cache.max_wrong_rate)?;
     let bound = (rate.get(), own.max_risk(rate));
-    let report = Report::new((&embedder.model().id, verifier.as_deref()), bound, &pairs, &found, took);
+    let report = Report::new((&embedder.model().id, verifier.as_deref()), bound, &pairs, (&found, &comparable), took);
     if let Some(file) = &args.html {
         save(file, &report.html())?;
     }
@@ -141,8 +141,8 @@ fn as_text(report: &Report) -> String {
         text += &format!("at a wrong rate of {} (risk up to {:.3}):\n", at.max_wrong_rate, at.max_risk);
         text += &format!("  right served  {}\n  wrong served  {}\n", share(at.right), share(at.wrong));
         text += &format!("  precision     {}\n", share(at.precision));
-        if at.other_history > 0 {
-            text += &format!("  {} pairs differ in the conversation before: always a miss\n", at.other_history);
+        if at.not_compared > 0 {
+            text += &format!("  {} pairs are not compared: other conversation, language or length\n", at.not_compared);
         }
         text += "\n";
     }
@@ -160,7 +160,7 @@ mod tests {
         let (cached, new) = (ChatRequest::prompt("m", "fly to Rome"), ChatRequest::prompt("m", "fly to Oslo"));
         let pair = Pair { cached, new, is_right: false, source: "own/entity".into() };
         let compared = Comparison { guards: vec![Guard::Entity], likeness: 0.75, lengths: 1.0, same: false };
-        let found = Judgement { similarity: 0.5, compared, logit: Some(-1.5), readable: true, risk: 0.75 };
+        let found = Judgement { similarity: 0.5, compared, logit: Some(-1.5), readable: true, prior: 0.5, risk: 0.75 };
         let expected = json!({"a": "fly to Rome", "b": "fly to Oslo", "label": 0, "source": "own/entity",
             "similarity": 0.5, "guards": ["entity"], "likeness": 0.75, "lengths": 1.0, "logit": -1.5, "risk": 0.75});
         assert_eq!(row(&pair, &found), expected);
@@ -171,8 +171,8 @@ mod tests {
         let (cached, new) = (ChatRequest::prompt("m", "a"), ChatRequest::prompt("m", "b"));
         let pair = Pair { cached, new, is_right: true, source: "own/near".into() };
         let compared = Comparison::default();
-        let found = Judgement { similarity: 0.5, compared, logit: None, readable: true, risk: 0.5 };
-        let report = Report::new(("e", None), (0.01, 0.2), &[pair], &[found], run::Took::default());
+        let found = Judgement { similarity: 0.5, compared, logit: None, readable: true, prior: 0.5, risk: 0.5 };
+        let report = Report::new(("e", None), (0.01, 0.2), &[pair], (&[found], &[true]), run::Took::default());
         let text = as_text(&report);
         assert!(text.starts_with("own: 1 right pairs, 0 wrong\n"), "{text}");
         assert!(text.contains("| similarity ") && text.contains("| similarity + guards "), "{text}");

@@ -127,7 +127,7 @@ mod tests {
             "reprise replay - --concurrency 4 --limit 10 --model m --stream 0.5 --with lookup --json --strict",
             "reprise replay f.jsonl --in-process --set cache.mode=off",
             "reprise eval a.jsonl b.jsonl --limit 10 --html r.html --json --set embedding.threads=1",
-            "reprise eval a.jsonl --stream --limit 10 --json",
+            "reprise eval a.jsonl --stream --limit 10 --json --pairs hits.jsonl",
             "reprise models pull all-MiniLM-L6-v2",
             "reprise models list --json",
             "reprise models verify",

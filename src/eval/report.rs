@@ -62,8 +62,9 @@ pub struct AtDefault {
     pub wrong: Share,
     /// Share of right ones among the served.
     pub precision: Share,
-    /// Pairs that differ in the conversation before their last turns: always a miss.
-    pub other_history: usize,
+    /// Pairs that are not compared at all: they differ in the conversation before their last turns, their language is not known, or
+    /// a model cannot read all of them.
+    pub not_compared: usize,
 }
 
 #[derive(Debug, Default, Clone, Copy, Serialize)]
@@ -101,6 +102,9 @@ pub struct Kind {
     pub served: Share,
 }
 
+/// Pairs of one set with what was found of them, and whether the service would compare the two.
+type OfSet<'a> = (Vec<(&'a Pair, &'a Judgement)>, Vec<bool>);
+
 /// How a stage scores a pair; a guard's veto puts it below all others.
 type Score = fn(&Judgement) -> Option<f32>;
 
@@ -123,17 +127,19 @@ const BINS: usize = 10;
 
 impl Report {
     /// Of pairs and what was found of them, in the same order.
-    /// `bound`: the rate of the configuration, and the highest risk that is served for it.
+    /// `comparable`: whether the service would compare the two. `bound`: the rate of the configuration, and the highest risk that is served for it.
     pub fn new(
         (embedder, verifier): (&str, Option<&str>),
         bound: (f64, f64),
         pairs: &[Pair],
-        found: &[Judgement],
+        (found, comparable): (&[Judgement], &[bool]),
         took: Took,
     ) -> Self {
-        let mut sets: BTreeMap<&str, Vec<(&Pair, &Judgement)>> = BTreeMap::new();
-        for (pair, found) in pairs.iter().zip(found) {
-            sets.entry(pair.set()).or_default().push((pair, found));
+        let mut sets: BTreeMap<&str, OfSet> = BTreeMap::new();
+        for ((pair, found), comparable) in pairs.iter().zip(found).zip(comparable) {
+            let (of, can) = sets.entry(pair.set()).or_default();
+            of.push((pair, found));
+            can.push(*comparable && pair.same_history());
         }
         let seconds = Seconds {
             embedding: took.embedding.as_secs_f64(),
@@ -143,14 +149,14 @@ impl Report {
         Self {
             embedder: embedder.to_owned(),
             verifier: verifier.map(str::to_owned),
-            sets: sets.into_iter().map(|(name, of)| Set::new(name, bound, &of)).collect(),
+            sets: sets.into_iter().map(|(name, (of, can))| Set::new(name, bound, &of, &can)).collect(),
             seconds,
         }
     }
 }
 
 impl Set {
-    fn new(name: &str, bound: (f64, f64), pairs: &[(&Pair, &Judgement)]) -> Self {
+    fn new(name: &str, bound: (f64, f64), pairs: &[(&Pair, &Judgement)], can: &[bool]) -> Self {
         let right = pairs.iter().filter(|(pair, _)| pair.is_right).count();
         let mut guards: BTreeMap<&'static str, Vetoed> = BTreeMap::new();
         for (pair, found) in pairs {
@@ -172,18 +178,18 @@ impl Set {
             guards,
             reliability,
             calibration_error,
-            default: AtDefault::new(bound, pairs),
+            default: AtDefault::new(bound, pairs, can),
         }
     }
 }
 
 impl AtDefault {
-    fn new((max_wrong_rate, max_risk): (f64, f64), pairs: &[(&Pair, &Judgement)]) -> Self {
+    fn new((max_wrong_rate, max_risk): (f64, f64), pairs: &[(&Pair, &Judgement)], can: &[bool]) -> Self {
         let (mut served, mut of) = ([0; 2], [0; 2]);
-        for (pair, found) in pairs {
+        for ((pair, found), can) in pairs.iter().zip(can) {
             let right = usize::from(pair.is_right);
             of[right] += 1;
-            served[right] += usize::from(pair.same_history() && found.verdict(max_risk) == Verdict::Hit);
+            served[right] += usize::from(*can && found.verdict(max_risk) == Verdict::Hit);
         }
         Self {
             max_wrong_rate,
@@ -191,7 +197,7 @@ impl AtDefault {
             right: Share::new(served[1], of[1]),
             wrong: Share::new(served[0], of[0]),
             precision: Share::new(served[1], served[0] + served[1]),
-            other_history: pairs.iter().filter(|(pair, _)| !pair.same_history()).count(),
+            not_compared: can.iter().filter(|can| !**can).count(),
         }
     }
 }
@@ -256,6 +262,7 @@ mod tests {
                 compared: Comparison { guards: guards.to_vec(), ..Comparison::default() },
                 logit: Some(logit),
                 readable: true,
+                prior: 0.5,
                 risk: 1.0 / (1.0 + f64::from(logit).exp()),
             },
         )
@@ -263,7 +270,8 @@ mod tests {
 
     fn report(cases: Vec<(Pair, Judgement)>) -> Report {
         let (pairs, found): (Vec<_>, Vec<_>) = cases.into_iter().unzip();
-        Report::new(("<e>", Some("v")), (0.01, 0.2), &pairs, &found, Took::default())
+        let comparable = vec![true; pairs.len()];
+        Report::new(("<e>", Some("v")), (0.01, 0.2), &pairs, (&found, &comparable), Took::default())
     }
 
     #[test]
@@ -299,8 +307,13 @@ mod tests {
     #[test]
     fn without_a_verifier_there_are_no_stages_of_it() {
         let (pair, found) = case(true, "far", 0.7, 0.0, &[]);
-        let report =
-            Report::new(("e", None), (0.01, 0.2), &[pair], &[Judgement { logit: None, ..found }], Took::default());
+        let report = Report::new(
+            ("e", None),
+            (0.01, 0.2),
+            &[pair],
+            (&[Judgement { logit: None, ..found }], &[true]),
+            Took::default(),
+        );
         assert_eq!(report.sets[0].stages.len(), 3);
         assert_eq!(report.sets[0].stages[0].auc, None);
     }

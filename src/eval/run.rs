@@ -27,8 +27,13 @@ pub struct Took {
     pub verifying: Duration,
 }
 
-/// Judges every pair: the last turns by vectors and word by word, the whole conversations by the verifier. `done` hears how many texts and pairs are behind it, of how many.
-pub async fn judge(judges: &Judges<'_>, pairs: &[Pair], done: impl Fn(usize, usize)) -> Result<(Vec<Judgement>, Took)> {
+/// Judges every pair, and tells whether the service would compare the two at all: their language is known and their vectors say
+/// all of them. Judged are the last turns by vectors and word by word, the whole conversations by the verifier. `done` hears how many texts and pairs are behind it, of how many.
+pub async fn judge(
+    judges: &Judges<'_>,
+    pairs: &[Pair],
+    done: impl Fn(usize, usize),
+) -> Result<(Vec<Judgement>, Vec<bool>, Took)> {
     let probes = pairs.iter().map(|pair| Ok((probe(&pair.cached)?, probe(&pair.new)?))).collect::<Result<Vec<_>>>()?;
     let mut places: HashMap<&str, usize> = HashMap::new();
     let mut texts: Vec<&str> = Vec::new();
@@ -43,10 +48,14 @@ pub async fn judge(judges: &Judges<'_>, pairs: &[Pair], done: impl Fn(usize, usi
 
     let started = Instant::now();
     let mut vectors: Vec<Arc<[f32]>> = Vec::with_capacity(texts.len());
+    let mut known: Vec<bool> = texts.iter().map(|text| judges.judge.knows_language_of(text)).collect();
     for chunk in texts.chunks(CHUNK) {
         let chunk = chunk.iter().map(|text| (*text).to_owned()).collect();
         let embedded = judges.embedder.embed(judges.tenant, chunk).await?;
-        vectors.extend(embedded.into_iter().map(|embedding| embedding.vector));
+        for embedding in embedded {
+            known[vectors.len()] &= embedding.is_whole();
+            vectors.push(embedding.vector);
+        }
         done(vectors.len(), steps);
     }
     took.embedding = started.elapsed();
@@ -71,7 +80,9 @@ pub async fn judge(judges: &Judges<'_>, pairs: &[Pair], done: impl Fn(usize, usi
         }
     }
     took.verifying = started.elapsed();
-    Ok((found, took))
+    let place = |probe: &Probe| known[places[probe.prompt.as_str()]];
+    let comparable = probes.iter().map(|(a, b)| place(a) && place(b)).collect();
+    Ok((found, comparable, took))
 }
 
 fn texts_before(texts: usize, chunk: usize, pairs: usize) -> usize {
@@ -126,11 +137,11 @@ mod tests {
         let (tenant, embedder) = (TenantId::new("t").unwrap(), HashEmbedder::new());
         let judges = Judges { embedder: &embedder, judge: &judge, tenant: &tenant };
         let last = Mutex::new((0, 0));
-        let (found, _) = super::judge(&judges, &pairs, |done, of| *last.lock().unwrap() = (done, of)).await.unwrap();
+        let (found, _, _) = super::judge(&judges, &pairs, |done, of| *last.lock().unwrap() = (done, of)).await.unwrap();
         assert!(found.iter().enumerate().all(|(n, found)| found.logit == Some((n % 7 + 1) as f32)));
         assert_eq!(*last.lock().unwrap(), (7 + 600 + 600, 7 + 600 + 600));
         let same = [pair("buy 3 apples", "buy 3 apples"), pair("buy 3 apples", "buy 4 apples")];
-        let (found, _) = super::judge(
+        let (found, _, _) = super::judge(
             &Judges { judge: &Judge::new(None, Languages::default()).unwrap(), ..judges },
             &same,
             |_, _| {},

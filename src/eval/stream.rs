@@ -31,7 +31,8 @@ enum Row {
 }
 
 /// What a hit was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Was {
     Right,
     Wrong,

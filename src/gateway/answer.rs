@@ -156,7 +156,7 @@ impl Gateway {
         let decide = cache.decide(&query, &probe.prompt, &mut semantic, false);
         step("decide", budget, decide, ["decision slow", "decision failed"]).await?;
         let hit = semantic.hit();
-        Ok(hit.map(|(entry, candidate)| Hit::near(entry, candidate, &probe.prompt)))
+        Ok(hit.map(|(entry, candidate)| Hit::near(entry, candidate, &probe.prompt, cache.judge())))
     }
 
     /// A seat on the flight of this request; starts the provider call if none is under way.

@@ -12,6 +12,7 @@ use super::admit::Admitted;
 use super::answer::within;
 use super::changes::Changed;
 use super::found::Hit;
+use super::remember::is_complete;
 use crate::cache::Rule;
 use crate::cache::decide::compare::compare;
 use crate::embed::Embedder;
@@ -114,6 +115,10 @@ impl Gateway {
 
     async fn judge_answers(&self, owner: &Owner, hit: &Hit, fresh: &Answer, rate: Option<WrongRate>) {
         let Some(id) = hit.id().filter(|id| id.risk.is_some()) else { return };
+        if !is_complete(fresh) {
+            metrics::counter!("reprise_audits_total", "result" => "unclear").increment(1);
+            return;
+        }
         let embedder = self.inner.cache.embedder().as_ref();
         let same = say_the_same(embedder, &owner.tenant, hit.entry.answer.content(), fresh.content()).await;
         let result = match same {
@@ -129,6 +134,20 @@ impl Gateway {
         }
     }
 
+    /// Deletes the answer that a hit gave, unless another stands in its place by now.
+    async fn forget(&self, owner: &Owner, hit: &HitId) -> Result<bool> {
+        let cache = &self.inner.cache;
+        self.inner.remember.settle(SETTLE_LIMIT).await;
+        let _lane = self.inner.changes.lane(&hit.entry).await?;
+        match cache.entries.get(&hit.entry).await? {
+            Some(entry) if HitId::version_of(entry.created) == hit.version => {
+                self.inner.changes.note(Changed::Key(owner.clone(), hit.entry));
+                cache.delete(owner, &hit.entry).await
+            }
+            _ => Ok(false),
+        }
+    }
+
     async fn label(
         &self,
         owner: &Owner,
@@ -138,14 +157,6 @@ impl Gateway {
         rate: Option<WrongRate>,
     ) -> Result<Reported> {
         let cache = &self.inner.cache;
-        let deleted = if right {
-            false
-        } else {
-            self.inner.remember.settle(SETTLE_LIMIT).await;
-            self.inner.changes.note(Changed::Key(owner.clone(), hit.entry));
-            let _lane = self.inner.changes.lane(&hit.entry).await?;
-            cache.delete(owner, &hit.entry).await?
-        };
         let settings = self.inner.config.cache_of(owner.namespace.as_str());
         let rate = match rate {
             Some(rate) => Some(rate),
@@ -153,10 +164,13 @@ impl Gateway {
             None => None,
         };
         let counted = cache.learn(owner, hit, (right, source, UnixMillis::now()), rate).await?;
+        // Learned first: what fails behind it must not bring the pair together again.
+        let deleted = !right && self.forget(owner, hit).await?;
         Ok(Reported { counted, deleted })
     }
 }
 
+/// The bound that a request is held against.
 fn rate(admitted: &Admitted) -> Option<WrongRate> {
     match admitted.policy.rule {
         Rule::MaxWrongRate(rate) => Some(rate),
@@ -175,6 +189,9 @@ async fn say_the_same(embedder: &dyn Embedder, tenant: &TenantId, a: &str, b: &s
     }
     let embedded = embedder.embed(tenant, vec![a.to_owned(), b.to_owned()]).await?;
     let [a, b] = embedded.as_slice() else { return Ok(None) };
+    if !(a.is_whole() && b.is_whole()) {
+        return Ok(None);
+    }
     let cosine: f32 = a.vector.iter().zip(b.vector.iter()).map(|(x, y)| x * y).sum();
     Ok(match cosine {
         _ if !compared.guards.is_empty() => Some(false),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::admit::Admitted;
-use crate::cache::Candidate;
+use crate::cache::{Candidate, Judge};
 use crate::types::{CacheStatus, Entry, HitId, Outcome, PairId, Similarity, UnixMillis};
 
 pub(super) enum Found {
@@ -25,22 +25,32 @@ pub(super) struct Near {
     /// Chance that its answer is wrong; `None` where similarity alone decided.
     pub risk: Option<f64>,
     pub pair: PairId,
+    /// What gave the risk; see [`HitId`].
+    pub judge: [u8; 4],
 }
 
 impl Hit {
-    /// The entry of a candidate, for `prompt`.
-    pub fn near(entry: &Arc<Entry>, candidate: &Candidate, prompt: &str) -> Self {
+    /// The entry of a candidate, for `prompt`, as `judge` found it.
+    pub fn near(entry: &Arc<Entry>, candidate: &Candidate, prompt: &str, judge: &Judge) -> Self {
         let near = Near {
             similarity: candidate.similarity,
             risk: candidate.judgement.as_ref().map(|judgement| judgement.risk),
             pair: PairId::new(entry.probe.as_ref().map_or("", |probe| &probe.prompt), prompt),
+            judge: HitId::judge_of(judge.id()),
         };
         Self { entry: entry.clone(), near: Some(near) }
     }
 
     /// What a caller can report it by; `None` for an exact hit.
     pub fn id(&self) -> Option<HitId> {
-        self.near.map(|near| HitId { entry: self.entry.key, pair: near.pair, risk: near.risk.map(|risk| risk as f32) })
+        let near = self.near?;
+        Some(HitId {
+            entry: self.entry.key,
+            pair: near.pair,
+            risk: near.risk.map(|risk| risk as f32),
+            version: HitId::version_of(self.entry.created),
+            judge: near.judge,
+        })
     }
 
     pub fn outcome(&self) -> Outcome {

@@ -238,7 +238,7 @@ impl Gateway {
             && admitted.allowed.read_semantic
             && explanation.outcome.status != CacheStatus::Exact
         {
-            explanation.outcome = Hit::near(entry, candidate, &probe.prompt).outcome();
+            explanation.outcome = Hit::near(entry, candidate, &probe.prompt, cache.judge()).outcome();
         }
         explanation.candidates = explained(semantic);
         Ok(explanation)

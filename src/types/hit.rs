@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-use super::{EntryKey, Error, Result};
+use super::{EntryKey, Error, Result, UnixMillis};
 
 /// Two prompts, in their order: a hash, so that it can be kept where texts must not be.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -12,11 +12,13 @@ use super::{EntryKey, Error, Result};
 pub struct PairId([u8; 16]);
 
 impl PairId {
-    /// Of the prompt that an entry answered, and a new one. White space and case make no other pair.
+    /// Of the prompt that an entry answered, and a new one. White space, case and how they end make no other pair.
     pub fn new(cached: &str, new: &str) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("reprise 2026-11 pair of prompts");
         for text in [cached, new] {
-            let plain = text.split_whitespace().map(str::to_lowercase).collect::<Vec<_>>().join(" ");
+            let ends = |c: char| c.is_whitespace() || matches!(c, '.' | '?' | '!' | '。' | '？' | '！');
+            let plain =
+                text.trim_end_matches(ends).split_whitespace().map(str::to_lowercase).collect::<Vec<_>>().join(" ");
             hasher.update(&(plain.len() as u64).to_le_bytes());
             hasher.update(plain.as_bytes());
         }
@@ -75,22 +77,41 @@ pub struct HitId {
     pub pair: PairId,
     /// `None` where similarity alone decided.
     pub risk: Option<f32>,
+    /// Which answer of that entry it was: the low bits of the time it was created, in milliseconds.
+    pub version: u32,
+    /// What gave the risk: the first bytes of a hash of its name.
+    pub judge: [u8; 4],
 }
 
-/// Bytes of an id: entry, pair, risk, and the first bytes of a hash over them, so that a mangled id is refused.
-const PARTS: [usize; 4] = [32, 16, 4, 4];
+/// Bytes of an id: entry, pair, risk, version, judge, and the first bytes of a hash over them, so that a mangled id is refused.
+const PARTS: [usize; 6] = [32, 16, 4, 4, 4, 4];
+const CHECKED: usize = 60;
 /// Stands for no risk in an id.
 const NO_RISK: f32 = -1.0;
-const LENGTH: usize = PARTS[0] + PARTS[1] + PARTS[2] + PARTS[3];
+const LENGTH: usize = PARTS[0] + PARTS[1] + PARTS[2] + PARTS[3] + PARTS[4] + PARTS[5];
 
 impl HitId {
+    /// The bytes that stand for a judge of that name.
+    pub fn judge_of(name: &str) -> [u8; 4] {
+        let hash = blake3::hash(name.as_bytes());
+        let [a, b, c, d, ..] = *hash.as_bytes();
+        [a, b, c, d]
+    }
+
+    /// The version of an answer that was created then.
+    pub fn version_of(created: UnixMillis) -> u32 {
+        (created.0 & u64::from(u32::MAX)) as u32
+    }
+
     fn encode(&self) -> [u8; LENGTH] {
         let mut id = [0; LENGTH];
         id[..32].copy_from_slice(self.entry.as_bytes());
         id[32..48].copy_from_slice(self.pair.as_bytes());
         id[48..52].copy_from_slice(&self.risk.unwrap_or(NO_RISK).to_le_bytes());
-        let check = blake3::derive_key("reprise 2026-11 id of a hit", &id[..52]);
-        id[52..].copy_from_slice(&check[..4]);
+        id[52..56].copy_from_slice(&self.version.to_le_bytes());
+        id[56..60].copy_from_slice(&self.judge);
+        let check = blake3::derive_key("reprise 2026-11 id of a hit", &id[..CHECKED]);
+        id[CHECKED..].copy_from_slice(&check[..4]);
         id
     }
 }
@@ -112,6 +133,8 @@ impl FromStr for HitId {
                 entry: EntryKey::from_bytes(id[..32].try_into().ok()?),
                 pair: PairId(id[32..48].try_into().ok()?),
                 risk: (0.0..=1.0).contains(&risk).then_some(risk),
+                version: u32::from_le_bytes(id[52..56].try_into().ok()?),
+                judge: id[56..60].try_into().ok()?,
             };
             (hit.encode() == id).then_some(hit)
         };
@@ -143,7 +166,7 @@ mod tests {
     #[test]
     fn a_pair_has_an_order_and_no_case() {
         let pair = PairId::new("How do I  pay?", "Where do I pay?");
-        assert_eq!(pair, PairId::new("how do i pay?", "where do I pay? "));
+        assert_eq!(pair, PairId::new("how do i pay", "where do I pay? "));
         assert_ne!(pair, PairId::new("Where do I pay?", "How do I pay?"));
         assert_ne!(PairId::new("a", "b c"), PairId::new("a b", "c"));
         assert_eq!(pair.to_string().parse::<PairId>().unwrap(), pair);
@@ -152,13 +175,13 @@ mod tests {
     proptest! {
         #[test]
         fn an_id_says_what_was_put_in(entry in any::<[u8; 32]>(), pair in any::<[u8; 16]>(), risk in prop::option::of(0.0f32..=1.0)) {
-            let hit = HitId { entry: EntryKey::from_bytes(entry), pair: PairId(pair), risk };
+            let hit = HitId { entry: EntryKey::from_bytes(entry), pair: PairId(pair), risk, version: 7, judge: [1; 4] };
             prop_assert_eq!(hit.to_string().parse::<HitId>().unwrap(), hit);
         }
 
         #[test]
-        fn a_mangled_id_is_refused(entry in any::<[u8; 32]>(), at in 0usize..112, digit in "[0-9a-f]") {
-            let hit = HitId { entry: EntryKey::from_bytes(entry), pair: PairId([7; 16]), risk: Some(0.25) };
+        fn a_mangled_id_is_refused(entry in any::<[u8; 32]>(), at in 0usize..128, digit in "[0-9a-f]") {
+            let hit = HitId { entry: EntryKey::from_bytes(entry), pair: PairId([7; 16]), risk: Some(0.25), version: 9, judge: [3; 4] };
             let mut text = hit.to_string();
             if text[at..=at] != digit {
                 text.replace_range(at..=at, &digit);

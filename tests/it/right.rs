@@ -100,15 +100,37 @@ async fn a_hit_that_was_wrong_is_deleted_and_its_pair_never_meets_again() {
 }
 
 #[tokio::test]
+async fn the_pair_does_not_meet_the_other_way_round_and_a_corrected_answer_stays() {
+    let setup = Setup::new().await;
+    remember(&setup, CACHED, "Open the settings.").await;
+    let hit = looked(&setup, at_rate(NEW, 1.0)).await.1.unwrap();
+    tokio::time::sleep(Duration::from_millis(3)).await;
+    // Corrected before the report of the old answer comes in.
+    remember(&setup, CACHED, "Write to the desk.").await;
+    let reported = setup.gateway.report(&request("").owner, &hit, false).await.unwrap();
+    assert!(reported.counted && !reported.deleted);
+    assert_eq!(looked(&setup, request(CACHED)).await.0, CacheStatus::Exact);
+    assert!(setup.gateway.delete(&request("").owner, &hit.entry).await.unwrap());
+    remember(&setup, NEW, "Ask nicely.").await;
+    assert_eq!(looked(&setup, at_rate("How do I reset my password", 1.0)).await.0, CacheStatus::Miss);
+    // A label from another judge blocks, and says nothing of this one's risks.
+    let other = HitId { judge: [0; 4], pair: reprise::types::PairId::new("a", "b"), ..hit };
+    assert!(setup.gateway.report(&request("").owner, &other, false).await.unwrap().counted);
+    assert_eq!(explained(&setup, "x").await.labels, 1);
+}
+
+#[tokio::test]
 async fn reports_move_the_bound() {
     let setup = Setup::new().await;
     let owner = request("").owner;
     let bound = async || setup.gateway.explain(at_rate("x", 0.05)).await.unwrap().max_risk;
     let prior = bound().await;
+    remember(&setup, CACHED, "Open the settings.").await;
+    let like = looked(&setup, at_rate(NEW, 1.0)).await.1.unwrap();
     let report = async |n: u8, right: bool| {
         let entry = reprise::types::EntryKey::from_bytes([n; 32]);
         let pair = reprise::types::PairId::new("a", &n.to_string());
-        setup.gateway.report(&owner, &HitId { entry, pair, risk: Some(0.25) }, right).await.unwrap()
+        setup.gateway.report(&owner, &HitId { entry, pair, risk: Some(0.25), ..like }, right).await.unwrap()
     };
     for n in 0..12 {
         assert!(report(n, n % 2 == 0).await.counted);
@@ -222,4 +244,28 @@ async fn tuning_tells_what_other_rates_would_have_served() {
     let hits: Vec<_> = tuned.iter().map(|tuned| tuned.served.hits).collect();
     assert_eq!(hits[..2], [0.0, 0.25]);
     assert!(hits[2] >= 0.5, "{hits:?}");
+}
+
+#[test]
+fn the_projects_own_evaluation_set_is_whole() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("evalset");
+    let read = |name: &str| reprise::eval::data::read(&folder.join(name), "m").unwrap();
+    let (singles, talks) = ([read("english.jsonl"), read("chinese.jsonl")].concat(), read("conversations.jsonl"));
+    assert!(singles.len() >= 400 && talks.len() >= 100);
+    assert!(talks.iter().all(|pair| !pair.cached.probe().unwrap().history.is_empty()));
+    for kind in
+        ["number", "date", "unit", "negation", "antonym", "entity", "direction", "scope", "quote", "format", "language"]
+    {
+        let of = |is_right| singles.iter().filter(|pair| pair.kind() == kind && pair.is_right == is_right).count();
+        assert!(of(false) >= 20 && of(true) == 0, "{kind}");
+    }
+    // No pair stands twice, in either order.
+    let texts = |pair: &reprise::eval::data::Pair| {
+        let text = |chat: &reprise::types::ChatRequest| chat.probe().unwrap().text().into_owned();
+        let mut both = [text(&pair.cached), text(&pair.new)];
+        both.sort();
+        both
+    };
+    let all: std::collections::HashSet<_> = singles.iter().chain(&talks).map(texts).collect();
+    assert_eq!(all.len(), singles.len() + talks.len());
 }

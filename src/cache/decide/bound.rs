@@ -24,8 +24,9 @@ const CAUTION: f64 = 0.5;
 
 /// Labels count half after so many newer ones, so that a drift is followed.
 const LABELS_HALF: f64 = 150.0;
-/// Newton steps at most; the likelihood is concave, and a handful do.
-const STEPS: usize = 30;
+/// Newton steps at most, and how far one may go.
+const STEPS: usize = 100;
+const FARTHEST: f64 = 0.5;
 
 /// What one hit turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,33 +54,42 @@ impl Calibration {
     pub fn fit(labels: &[Labelled]) -> Self {
         let mut found = Self::PRIOR;
         for _ in 0..STEPS {
-            // Gradient and Hessian of the negative log posterior.
-            let mut gradient =
-                [(found.shift - CENTRE) / (SHIFT_SD * SHIFT_SD), (found.stretch - 1.0) / (STRETCH_SD * STRETCH_SD)];
-            let mut hessian = [1.0 / (SHIFT_SD * SHIFT_SD), 1.0 / (STRETCH_SD * STRETCH_SD), 0.0];
-            for (age, label) in labels.iter().enumerate() {
-                let weight = 0.5_f64.powf(age as f64 / LABELS_HALF);
-                let x = logit(label.risk) - CENTRE;
-                let p = sigmoid(found.shift + found.stretch * x);
-                let off = weight * (p - f64::from(u8::from(!label.right)));
-                gradient = [gradient[0] + off, gradient[1] + off * x];
-                let curve = weight * p * (1.0 - p);
-                hessian = [hessian[0] + curve, hessian[1] + curve * x * x, hessian[2] + curve * x];
-            }
-            let determinant = hessian[0] * hessian[1] - hessian[2] * hessian[2];
-            found.variance = [hessian[1] / determinant, hessian[0] / determinant, -hessian[2] / determinant];
+            let (gradient, variance) = found.slope(labels);
+            found.variance = variance;
             let step = [
-                found.variance[0] * gradient[0] + found.variance[2] * gradient[1],
-                found.variance[2] * gradient[0] + found.variance[1] * gradient[1],
+                variance[0] * gradient[0] + variance[2] * gradient[1],
+                variance[2] * gradient[0] + variance[1] * gradient[1],
             ];
-            found.shift -= step[0];
+            // A whole step may lead to where the likelihood is flat, and from there anywhere.
+            let damped = (FARTHEST / step[0].abs().max(step[1].abs()).max(FARTHEST)).min(1.0);
+            let before = (found.shift, found.stretch);
+            found.shift -= damped * step[0];
             // A model that were turned round would serve the riskiest first.
-            found.stretch = (found.stretch - step[1]).max(0.0);
-            if step[0].abs() + step[1].abs() < 1e-9 {
+            found.stretch = (found.stretch - damped * step[1]).max(0.0);
+            if (found.shift - before.0).abs() + (found.stretch - before.1).abs() < 1e-9 {
                 break;
             }
         }
+        found.variance = found.slope(labels).1;
         found
+    }
+
+    /// Gradient of the negative log posterior, and the inverse of its Hessian.
+    fn slope(&self, labels: &[Labelled]) -> ([f64; 2], [f64; 3]) {
+        let (shift, stretch) = (SHIFT_SD * SHIFT_SD, STRETCH_SD * STRETCH_SD);
+        let mut gradient = [(self.shift - CENTRE) / shift, (self.stretch - 1.0) / stretch];
+        let mut hessian = [1.0 / shift, 1.0 / stretch, 0.0];
+        for (age, label) in labels.iter().enumerate() {
+            let weight = 0.5_f64.powf(age as f64 / LABELS_HALF);
+            let x = logit(label.risk) - CENTRE;
+            let p = sigmoid(self.shift + self.stretch * x);
+            let off = weight * (p - f64::from(u8::from(!label.right)));
+            gradient = [gradient[0] + off, gradient[1] + off * x];
+            let curve = weight * p * (1.0 - p);
+            hessian = [hessian[0] + curve, hessian[1] + curve * x * x, hessian[2] + curve * x];
+        }
+        let determinant = hessian[0] * hessian[1] - hessian[2] * hessian[2];
+        (gradient, [hessian[1] / determinant, hessian[0] / determinant, -hessian[2] / determinant])
     }
 
     /// The upper confidence limit of the chance that a hit of that risk is wrong, `z` standard deviations above the likeliest.

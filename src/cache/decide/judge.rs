@@ -17,6 +17,10 @@ use crate::types::{PairId, Result, Similarity, TenantId, WrongRate};
 /// Candidates that the verifier reads at most for one request: two take not much longer than one, as the cores share them.
 const VERIFIED: usize = 2;
 
+/// What similarity and words say is so risky that the verifier is not asked: of held-out pairs that are served at the default bound,
+/// 98 in 100 or more are below this before it reads them, and half of all pairs are above.
+const HOPELESS: f64 = 0.75;
+
 /// Risk of two prompts that are one text: what is left is a capital letter that mattered.
 const SAME: f64 = 0.001;
 
@@ -27,15 +31,24 @@ impl Judgement {
             _ if self.similarity < FLOOR => Verdict::BelowThreshold,
             _ if !self.compared.guards.is_empty() => Verdict::Vetoed,
             _ if !self.compared.same && !self.readable => Verdict::Unreadable,
-            _ if self.risk > max_risk => Verdict::TooRisky,
-            _ => Verdict::Hit,
+            _ if self.is_hopeless(max_risk) => Verdict::TooRisky,
+            // What cannot be compared is not within it either.
+            _ if self.risk <= max_risk => Verdict::Hit,
+            _ => Verdict::TooRisky,
         }
+    }
+
+    /// Whether it is not worth while to let a verifier read the two. A looser bound leaves more to it.
+    fn is_hopeless(&self, max_risk: f64) -> bool {
+        !self.compared.same && self.prior > HOPELESS.max((1.0 + max_risk) / 2.0)
     }
 }
 
 /// Reads prompts together, and says how risky it is to answer one with the answer to the other.
 #[derive(Clone)]
 pub struct Judge {
+    /// Names what gives the risks: verifier and risk model.
+    id: Arc<str>,
     verifier: Option<Arc<dyn Verifier>>,
     languages: Languages,
     model: &'static RiskModel,
@@ -61,7 +74,9 @@ pub struct Judgement {
     pub logit: Option<f32>,
     /// False where the verifier could not read all of both.
     pub readable: bool,
-    /// Chance, from 0 to 1, that the answer to one is wrong for the other. A veto is part of it.
+    /// Chance, from 0 to 1, that the answer to one is wrong for the other, before a verifier read them.
+    pub prior: f64,
+    /// The same by all that is known. A veto is part of it.
     pub risk: f64,
 }
 
@@ -70,7 +85,9 @@ impl Judge {
     ///
     /// Errors: `Corrupt`, if the program was built with a risk model that does not parse.
     pub fn new(verifier: Option<Arc<dyn Verifier>>, languages: Languages) -> Result<Self> {
-        Ok(Self { verifier, languages, model: RiskModel::own()? })
+        let name = verifier.as_ref().map_or("none", |verifier| &verifier.model().id);
+        let id = format!("{name}+{}", RiskModel::own_id()).into();
+        Ok(Self { id, verifier, languages, model: RiskModel::own()? })
     }
 
     /// Whether the models know the language of a prompt, as far as it can be told.
@@ -89,7 +106,7 @@ impl Judge {
 
     /// Names what gives the risks: those of different judges are never compared.
     pub fn id(&self) -> &str {
-        self.verifier.as_ref().map_or("none", |verifier| &verifier.model().id)
+        &self.id
     }
 
     pub fn verifier(&self) -> Option<&Arc<dyn Verifier>> {
@@ -99,8 +116,10 @@ impl Judge {
     /// Compares two prompts word by word; the verifier has not read them yet.
     pub fn read(&self, a: &str, b: &str, similarity: Similarity) -> Judgement {
         let compared = compare(a, b);
-        let mut read = Judgement { similarity: similarity.get(), compared, logit: None, readable: true, risk: 1.0 };
+        let similarity = similarity.get();
+        let mut read = Judgement { similarity, compared, logit: None, readable: true, prior: 1.0, risk: 1.0 };
         read.risk = self.risk(&read);
+        read.prior = read.risk;
         read
     }
 
@@ -147,7 +166,9 @@ impl Judge {
     ) -> Result<()> {
         if !limits.blocked.is_empty() {
             for candidate in candidates.iter_mut().filter(|c| c.verdict == Verdict::Open) {
-                if limits.blocked.contains(&PairId::new(cached_prompt(candidate), prompt)) {
+                let cached = cached_prompt(candidate);
+                let pairs = [PairId::new(cached, prompt), PairId::new(prompt, cached)];
+                if pairs.iter().any(|pair| limits.blocked.contains(pair)) {
                     candidate.verdict = Verdict::Blocked;
                 }
             }
@@ -163,6 +184,12 @@ impl Judge {
             self.compare_to(prompt, candidate);
         }
         open.retain(|c| c.verdict == Verdict::Open);
+        if self.verifier.is_some() && !all {
+            let hopeless = |c: &Candidate| c.judgement.as_ref().is_some_and(|j| j.is_hopeless(limits.max_risk));
+            for candidate in open.extract_if(.., |c| hopeless(c)) {
+                candidate.verdict = Verdict::TooRisky;
+            }
+        }
         open.sort_by(|a, b| risk(a).total_cmp(&risk(b)));
         let same = open.iter().any(|c| c.judgement.as_ref().is_some_and(|j| j.compared.same));
         if all || !same {

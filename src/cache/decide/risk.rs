@@ -13,7 +13,7 @@ pub struct Evidence {
     pub similarity: f32,
     /// The verifier's log-odds; `None` where no verifier read them.
     pub logit: Option<f32>,
-    /// See [`super::guards::Comparison`].
+    /// See [`super::compare::Comparison`].
     pub likeness: f32,
     pub lengths: f32,
     /// A guard spoke against them.
@@ -34,7 +34,9 @@ pub struct RiskModel {
 
 const FEATURES: usize = 8;
 
-static OWN: LazyLock<Result<RiskModel>> = LazyLock::new(|| RiskModel::parse(include_str!("risk.json")));
+const OWN_JSON: &str = include_str!("risk.json");
+
+static OWN: LazyLock<Result<RiskModel>> = LazyLock::new(|| RiskModel::parse(OWN_JSON));
 
 impl RiskModel {
     /// The one that belongs to the program's own verifier.
@@ -77,8 +79,14 @@ impl RiskModel {
     /// Chance from 0 to 1 that one answer does not serve both.
     pub fn wrong(&self, evidence: &Evidence) -> f64 {
         let weights = if evidence.logit.is_some() { &self.with_verifier } else { &self.without };
+        // What is no number is no reason to serve.
         let sum: f64 = evidence.features().iter().zip(weights).map(|(x, weight)| x * weight).sum();
-        1.0 / (1.0 + (-sum).exp())
+        if sum.is_nan() { 1.0 } else { 1.0 / (1.0 + (-sum).exp()) }
+    }
+
+    /// A short hash of [`RiskModel::own`]: risks of different models are never compared.
+    pub fn own_id() -> String {
+        blake3::hash(OWN_JSON.as_bytes()).to_hex()[..8].to_owned()
     }
 }
 
@@ -129,7 +137,7 @@ mod tests {
     #[test]
     fn a_risk_is_a_chance_whatever_the_evidence() {
         let own = RiskModel::own().unwrap();
-        for logit in [None, Some(-1e4), Some(0.0), Some(1e4)] {
+        for logit in [None, Some(f32::NEG_INFINITY), Some(f32::NAN), Some(-1e4), Some(0.0), Some(1e4)] {
             for value in [-1.0, 0.0, 1.0] {
                 let evidence = Evidence { similarity: value, logit, likeness: value, lengths: value, vetoed: false };
                 assert!((0.0..=1.0).contains(&own.wrong(&evidence)));

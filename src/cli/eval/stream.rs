@@ -1,21 +1,28 @@
 //! `eval --stream`: prompts one by one through a service of its own.
 
 use indicatif::ProgressBar;
+use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::{Failure, output, style};
 use crate::app::App;
 use crate::config::{Config, EntryBackend, ProviderConfig, VectorBackend};
-use crate::eval::stream::{Answered, Stream, StreamReport, Was};
+use crate::eval::stream::{Answered, Stream, StreamReport};
 use crate::gateway::Request;
-use crate::types::{Answer, CacheStatus, ChatRequest, Namespace, Owner, TenantId, Usage};
+use crate::types::{Answer, CacheStatus, ChatRequest, Namespace, Owner, Similarity, TenantId, Usage};
 
 /// Prompts are asked of it; nothing is ever sent to it.
 const MODEL: &str = "eval";
 
-pub(super) async fn run(mut config: Config, files: &[PathBuf], limit: usize, json: bool) -> Result<(), Failure> {
+/// `pairs`: where each hit is written, if anywhere.
+pub(super) async fn run(
+    mut config: Config,
+    files: &[PathBuf],
+    limit: usize,
+    (pairs, json): (Option<&Path>, bool),
+) -> Result<(), Failure> {
     let mut stream = Stream::default();
     for file in files {
         stream.read(file, limit).map_err(|e| Failure::usage(e.to_string()))?;
@@ -35,14 +42,20 @@ pub(super) async fn run(mut config: Config, files: &[PathBuf], limit: usize, jso
     let app = App::start(config).await?;
     let asked = ask_all(&app, &stream).await;
     app.stop().await?;
-    let report = StreamReport::new(rate, &stream, &asked?);
+    let (answered, hits) = asked?;
+    let report = StreamReport::new(rate, &stream, &answered);
+    if let Some(file) = pairs {
+        super::save(file, &hits)?;
+    }
     if json { output::json(&report) } else { output::write(&report.to_text()) }
 }
 
-async fn ask_all(app: &App, stream: &Stream) -> Result<Vec<Answered>, Failure> {
+/// What came of each prompt, and the hits as lines of JSON.
+async fn ask_all(app: &App, stream: &Stream) -> Result<(Vec<Answered>, String), Failure> {
     let owner = Owner { tenant: TenantId::new("default")?, namespace: Namespace::new("eval")? };
     let gateway = app.gateway();
     let bar = ProgressBar::new(stream.prompts.len() as u64).with_style(style()?);
+    let mut hits = String::new();
     let mut answered = Vec::with_capacity(stream.prompts.len());
     for (n, prompt) in stream.prompts.iter().enumerate() {
         bar.set_position(n as u64);
@@ -52,7 +65,12 @@ async fn ask_all(app: &App, stream: &Stream) -> Result<Vec<Answered>, Failure> {
         let took = started.elapsed();
         if looked.outcome.status == CacheStatus::Semantic {
             let cached = looked.entry.as_ref().and_then(|entry| entry.probe.as_ref());
-            answered.push((Some(cached.map_or(Was::Unlabelled, |probe| stream.was(&probe.prompt, n))), took));
+            let cached = cached.map_or("", |probe| &probe.prompt);
+            let was = stream.was(cached, n);
+            let (similarity, risk) = (looked.outcome.similarity.map(Similarity::get), looked.outcome.risk);
+            let hit = json!({"a": cached, "b": prompt, "was": was, "similarity": similarity, "risk": risk});
+            hits += &format!("{hit}\n");
+            answered.push((Some(was), took));
             continue;
         }
         answered.push((None, took));
@@ -62,5 +80,5 @@ async fn ask_all(app: &App, stream: &Stream) -> Result<Vec<Answered>, Failure> {
         }
     }
     bar.finish_and_clear();
-    Ok(answered)
+    Ok((answered, hits))
 }

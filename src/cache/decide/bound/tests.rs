@@ -80,6 +80,18 @@ fn odd_labels_give_a_calibration_all_the_same() {
     }
 }
 
+#[test]
+fn many_wrong_labels_never_loosen() {
+    for (right, wrong, risk) in [(0, 200, 0.05), (0, 200, 0.001), (50, 50, 0.01), (300, 100, 0.01), (100, 100, 0.05)] {
+        let mixed: Vec<_> = (0..right + wrong)
+            .map(|n| Labelled { risk, right: (n * wrong) / (right + wrong) == ((n + 1) * wrong) / (right + wrong) })
+            .collect();
+        assert_eq!(mixed.iter().filter(|label| !label.right).count(), wrong);
+        let most = served(&mixed);
+        assert!(most < PRIOR / 4.0, "{right} right, {wrong} wrong at {risk}: {most}, {:?}", Calibration::fit(&mixed));
+    }
+}
+
 /// What a stream came to.
 #[derive(Debug, Default, Clone, Copy)]
 struct Came {

@@ -177,3 +177,16 @@ async fn a_blocked_pair_never_meets_again_whatever_the_rule() {
         assert_eq!(candidates.map(|c| c.verdict), [Verdict::Blocked, Verdict::Hit]);
     }
 }
+
+#[tokio::test]
+async fn the_verifier_is_not_asked_where_there_is_no_hope() {
+    let (judge, told) = told(false);
+    let far = || [candidate("Which lorries may drive through the tunnel at night 9", 0.52)];
+    let mut candidates = far();
+    assert_eq!(verdicts(&judge, PROMPT, &mut candidates, false).await, [Verdict::TooRisky]);
+    assert!(told.asked.lock().is_empty() && risk(&candidates[0]) > HOPELESS);
+    // Who asks why is told what the verifier says, and the verdict is the same.
+    let mut candidates = far();
+    assert_eq!(verdicts(&judge, PROMPT, &mut candidates, true).await, [Verdict::TooRisky]);
+    assert_eq!(*told.asked.lock(), [1]);
+}
