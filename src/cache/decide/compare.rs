@@ -13,7 +13,7 @@ pub struct Comparison {
     pub likeness: f32,
     /// The shorter one's words as a share of the longer one's.
     pub lengths: f32,
-    /// They are one text but for case, white space and the end of the sentence.
+    /// They are one text but for case, white space, politeness and the end of the sentence.
     pub same: bool,
 }
 
@@ -28,7 +28,8 @@ pub fn compare(a: &str, b: &str) -> Comparison {
     Comparison { guards, likeness: alignment.likeness, lengths, same }
 }
 
-/// Whether two texts differ in nothing but case, white space, and how their last sentence ends. In code all of these count.
+/// Whether two texts differ in nothing but case, white space, politeness around them, and how their last sentence ends. In code all
+/// of these count.
 fn is_same(a: &str, b: &str) -> bool {
     let (a, b) = (a.trim(), b.trim());
     if a == b {
@@ -38,9 +39,41 @@ fn is_same(a: &str, b: &str) -> bool {
     if is_code(a) || is_code(b) {
         return false;
     }
-    let ends = |c: char| c.is_whitespace() || matches!(c, '.' | '?' | '!' | '。' | '？' | '！');
-    let plain = |text: &str| text.trim_end_matches(ends).split_whitespace().map(str::to_lowercase).collect::<Vec<_>>();
-    plain(a) == plain(b)
+    let (a, b) = (plain(a), plain(b));
+    !a.is_empty() && a == b
+}
+
+/// The words of a text in lower case, without the stops at its end and without politeness around it.
+fn plain(text: &str) -> Vec<String> {
+    let ends = |c: char| matches!(c, '.' | '?' | '!' | ',' | '。' | '？' | '！' | '，');
+    let lower = text.to_lowercase();
+    let mut words: Vec<&str> = lower.split_whitespace().collect();
+    // "Hello, …" is a greeting, "Hello Kitty …" is not; "…, please" is polite, "how to spell please" is not.
+    while let [first, _, _, ..] = words[..] {
+        let bare = first.trim_end_matches(ends);
+        let greets = matches!(bare, "hi" | "hello" | "hey") && bare != first;
+        if !(greets || matches!(bare, "please" | "pls")) {
+            break;
+        }
+        words.remove(0);
+    }
+    while let [.., before, last] = words[..] {
+        let polite =
+            matches!(last.trim_end_matches(ends), "please" | "pls" | "thanks" | "thx") && before.ends_with(ends);
+        if !polite || words.len() < 3 {
+            break;
+        }
+        words.pop();
+    }
+    let mut words: Vec<String> = words.into_iter().map(str::to_owned).collect();
+    while let Some(last) = words.last_mut() {
+        last.truncate(last.trim_end_matches(ends).len());
+        if !last.is_empty() {
+            break;
+        }
+        words.pop();
+    }
+    words
 }
 
 #[cfg(test)]
@@ -63,6 +96,9 @@ mod tests {
             ("What is rust?", "what  is Rust"),
             ("  open it!", "Open it."),
             ("退款要多久？", "退款要多久"),
+            ("Please, how do I pay?", "How do I pay"),
+            ("Hi! pls show my bill, thanks", "show my bill"),
+            ("where is my parcel? Thanks!", "Where is my parcel"),
             ("git branch -D x", "git branch -D x"),
             ("SELECT `A`", "SELECT `A`\n"),
         ] {
@@ -73,6 +109,10 @@ mod tests {
             ("is it on?", "is it in?"),
             ("is a<b", "is A<b"),
             ("eat, grandma", "eat grandma"),
+            ("how do you spell please", "how do you spell"),
+            ("hello kitty shop", "kitty shop"),
+            ("please", "pls"),
+            ("...", "?"),
             ("x -1", "x 1"),
             ("say \"Yes\"", "say \"yes\""),
             ("", "x"),
