@@ -12,7 +12,7 @@ use crate::grpc::pb;
 /// Tell the cache that a semantic hit was right or wrong
 ///
 /// The id of a hit stands in its reply: the header X-Reprise-Hit, the field cache.hit over gRPC, and `ask --json`. A wrong hit is
-/// deleted, its two prompts never meet again, and the namespace serves less until its bound is known to hold.
+/// deleted, its two prompts do not meet again for 90 days, and the namespace serves less until its bound is known to hold.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -11,6 +11,16 @@ impl Report {
         let mut page = String::from(HEAD);
         let verifier = self.verifier.as_deref().unwrap_or("none");
         let _ = write!(page, "<p>Embedder {}, verifier {}.</p>", escaped(&self.embedder), escaped(verifier));
+        let all: usize = self.sets.iter().map(|set| set.right + set.wrong).sum();
+        let each = |seconds: f64| 1e3 * seconds / all.max(1) as f64;
+        let seconds = &self.seconds;
+        let _ = write!(
+            page,
+            "<p>Time for each of {all} pairs, in batches: embedding {:.3} ms, words and guards {:.3} ms, verifier {:.3} ms.</p>",
+            each(seconds.embedding),
+            each(seconds.guards),
+            each(seconds.verifying)
+        );
         for set in &self.sets {
             let _ =
                 write!(page, "<h2>{}</h2><p>{} right pairs, {} wrong.</p>", escaped(&set.name), set.right, set.wrong);

@@ -324,5 +324,6 @@ mod tests {
         assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
         assert!(page.contains("&lt;e&gt;") && page.contains("&lt;b&gt;") && !page.contains("<b>"));
         assert_eq!(page.matches("<polyline").count(), 5);
+        assert!(page.contains("Time for each of 2 pairs") && page.contains("risk said"));
     }
 }

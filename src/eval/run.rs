@@ -28,7 +28,8 @@ pub struct Took {
 }
 
 /// Judges every pair, and tells whether the service would compare the two at all: their language is known and their vectors say
-/// all of them. Judged are the last turns by vectors and word by word, the whole conversations by the verifier. `done` hears how many texts and pairs are behind it, of how many.
+/// all of them. Judged are the last turns by vectors and word by word, the whole conversations by the verifier. `done` hears how many
+/// texts and pairs are behind it, of how many.
 pub async fn judge(
     judges: &Judges<'_>,
     pairs: &[Pair],
@@ -65,8 +66,7 @@ pub async fn judge(
         .iter()
         .map(|(a, b)| {
             let (x, y) = (&vectors[places[a.prompt.as_str()]], &vectors[places[b.prompt.as_str()]]);
-            let similarity = x.iter().zip(y.iter()).map(|(x, y)| x * y).sum();
-            judges.judge.read(&a.prompt, &b.prompt, Similarity::from_dot(similarity))
+            judges.judge.read(&a.prompt, &b.prompt, Similarity::between(x, y))
         })
         .collect();
     took.guards = started.elapsed();

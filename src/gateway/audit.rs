@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +17,7 @@ use crate::cache::Rule;
 use crate::cache::decide::compare::compare;
 use crate::embed::Embedder;
 use crate::store::evidence::LabelSource;
-use crate::types::{Answer, HitId, Owner, Result, TenantId, UnixMillis, UseCache, WrongRate};
+use crate::types::{Answer, HitId, Owner, Result, Similarity, TenantId, UnixMillis, UseCache, WrongRate};
 
 /// Audits under way at the same time; beyond it a hit is not audited.
 const AT_ONCE: usize = 4;
@@ -55,8 +55,8 @@ impl Audits {
 }
 
 impl Gateway {
-    /// Takes in that a hit was right or wrong. A wrong one's entry is deleted, its two prompts never meet again, and the bound of its
-    /// namespace tightens.
+    /// Takes in that a hit was right or wrong. A wrong one's entry is deleted, its two prompts do not meet again for 90 days, and the bound of
+    /// its namespace tightens.
     pub async fn report(&self, owner: &Owner, hit: &HitId, right: bool) -> Result<Reported> {
         self.check_tenant(&owner.tenant)?;
         self.label(owner, hit, right, LabelSource::Report, None).await
@@ -69,10 +69,7 @@ impl Gateway {
         if hit.id().and_then(|id| id.risk).is_none() || !may || fastrand::f64() >= share {
             return;
         }
-        let Ok(place) = self.inner.audits.places.clone().try_acquire_owned() else {
-            metrics::counter!("reprise_audits_total", "result" => "skipped").increment(1);
-            return;
-        };
+        let Some(place) = self.place_for_audit() else { return };
         let Ok(provider) = self.inner.directory.provider(&admitted.request.chat.model).cloned() else { return };
         let mut chat = admitted.request.chat.clone();
         (chat.stream, chat.stream_options) = (None, None);
@@ -103,7 +100,7 @@ impl Gateway {
         if hit.near.is_none() {
             return;
         }
-        let Ok(place) = self.inner.audits.places.clone().try_acquire_owned() else { return };
+        let Some(place) = self.place_for_audit() else { return };
         let (gateway, owner) = (self.clone(), admitted.request.owner.clone());
         let (hit, fresh, rate) = (hit.clone(), fresh.clone(), rate(admitted));
         let stopping = self.inner.audits.stopping.clone();
@@ -111,6 +108,15 @@ impl Gateway {
             let _place = place;
             stopping.run_until_cancelled(gateway.judge_answers(&owner, &hit, &fresh, rate)).await;
         });
+    }
+
+    /// A hit that finds no place is not compared: nothing waits for an audit.
+    fn place_for_audit(&self) -> Option<OwnedSemaphorePermit> {
+        let place = self.inner.audits.places.clone().try_acquire_owned().ok();
+        if place.is_none() {
+            metrics::counter!("reprise_audits_total", "result" => "skipped").increment(1);
+        }
+        place
     }
 
     async fn judge_answers(&self, owner: &Owner, hit: &Hit, fresh: &Answer, rate: Option<WrongRate>) {
@@ -192,8 +198,7 @@ async fn say_the_same(embedder: &dyn Embedder, tenant: &TenantId, a: &str, b: &s
     if !(a.is_whole() && b.is_whole()) {
         return Ok(None);
     }
-    let cosine: f32 = a.vector.iter().zip(b.vector.iter()).map(|(x, y)| x * y).sum();
-    Ok(match cosine {
+    Ok(match Similarity::between(&a.vector, &b.vector).get() {
         _ if !compared.guards.is_empty() => Some(false),
         cosine if cosine >= AGREE => Some(true),
         cosine if cosine < DIFFER => Some(false),

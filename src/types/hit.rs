@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-use super::{EntryKey, Error, Result, UnixMillis};
+use super::{EntryKey, Error, Result, UnixMillis, plain_words};
 
 /// Two prompts, in their order: a hash, so that it can be kept where texts must not be.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -12,13 +12,11 @@ use super::{EntryKey, Error, Result, UnixMillis};
 pub struct PairId([u8; 16]);
 
 impl PairId {
-    /// Of the prompt that an entry answered, and a new one. White space, case and how they end make no other pair.
+    /// Of the prompt that an entry answered, and a new one. White space, case, politeness and how they end make no other pair.
     pub fn new(cached: &str, new: &str) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("reprise 2026-11 pair of prompts");
         for text in [cached, new] {
-            let ends = |c: char| c.is_whitespace() || matches!(c, '.' | '?' | '!' | '。' | '？' | '！');
-            let plain =
-                text.trim_end_matches(ends).split_whitespace().map(str::to_lowercase).collect::<Vec<_>>().join(" ");
+            let plain = plain_words(text).join(" ");
             hasher.update(&(plain.len() as u64).to_le_bytes());
             hasher.update(plain.as_bytes());
         }
@@ -166,7 +164,7 @@ mod tests {
     #[test]
     fn a_pair_has_an_order_and_no_case() {
         let pair = PairId::new("How do I  pay?", "Where do I pay?");
-        assert_eq!(pair, PairId::new("how do i pay", "where do I pay? "));
+        assert_eq!(pair, PairId::new("Please, how do i pay", "where do I pay? "));
         assert_ne!(pair, PairId::new("Where do I pay?", "How do I pay?"));
         assert_ne!(PairId::new("a", "b c"), PairId::new("a b", "c"));
         assert_eq!(pair.to_string().parse::<PairId>().unwrap(), pair);

@@ -12,6 +12,7 @@ pub mod json;
 mod key;
 mod money;
 mod outcome;
+mod plain;
 mod similarity;
 mod wrong_rate;
 
@@ -25,5 +26,6 @@ pub use ids::{Audience, Namespace, Owner, SessionId, Tag, TenantId, UserId};
 pub use key::{EntryKey, Scope, ScopeId};
 pub use money::{Price, Usd};
 pub use outcome::{CacheStatus, Outcome};
+pub use plain::plain_words;
 pub use similarity::{Embedding, Similarity};
 pub use wrong_rate::WrongRate;

@@ -27,6 +27,11 @@ impl Similarity {
         if dot.is_nan() { Self(-1.0) } else { Self(dot.clamp(-1.0, 1.0)) }
     }
 
+    /// Of two vectors of unit length and one size.
+    pub fn between(a: &[f32], b: &[f32]) -> Self {
+        Self::from_dot(a.iter().zip(b).map(|(x, y)| x * y).sum())
+    }
+
     pub fn get(self) -> f32 {
         self.0
     }
@@ -81,6 +86,12 @@ mod tests {
         assert!(Similarity::new(f32::NAN).is_err());
         assert!(Similarity::new(1.5).is_err());
         assert_eq!(Similarity::new(0.95).unwrap().get(), 0.95);
+    }
+
+    #[test]
+    fn between_vectors_it_is_their_cosine() {
+        assert_eq!(Similarity::between(&[0.6, 0.8], &[0.6, 0.8]).get(), 1.0);
+        assert!((Similarity::between(&[0.6, 0.8], &[1.0, 0.0]).get() - 0.6).abs() < 1e-6);
     }
 
     #[test]

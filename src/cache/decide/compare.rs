@@ -3,6 +3,7 @@
 use super::align::align;
 use super::guards::{Compared, Guard};
 use super::words::words;
+use crate::types::plain_words;
 
 /// Two prompts, word by word.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -39,41 +40,8 @@ fn is_same(a: &str, b: &str) -> bool {
     if is_code(a) || is_code(b) {
         return false;
     }
-    let (a, b) = (plain(a), plain(b));
+    let (a, b) = (plain_words(a), plain_words(b));
     !a.is_empty() && a == b
-}
-
-/// The words of a text in lower case, without the stops at its end and without politeness around it.
-fn plain(text: &str) -> Vec<String> {
-    let ends = |c: char| matches!(c, '.' | '?' | '!' | ',' | '。' | '？' | '！' | '，');
-    let lower = text.to_lowercase();
-    let mut words: Vec<&str> = lower.split_whitespace().collect();
-    // "Hello, …" is a greeting, "Hello Kitty …" is not; "…, please" is polite, "how to spell please" is not.
-    while let [first, _, _, ..] = words[..] {
-        let bare = first.trim_end_matches(ends);
-        let greets = matches!(bare, "hi" | "hello" | "hey") && bare != first;
-        if !(greets || matches!(bare, "please" | "pls")) {
-            break;
-        }
-        words.remove(0);
-    }
-    while let [.., before, last] = words[..] {
-        let polite =
-            matches!(last.trim_end_matches(ends), "please" | "pls" | "thanks" | "thx") && before.ends_with(ends);
-        if !polite || words.len() < 3 {
-            break;
-        }
-        words.pop();
-    }
-    let mut words: Vec<String> = words.into_iter().map(str::to_owned).collect();
-    while let Some(last) = words.last_mut() {
-        last.truncate(last.trim_end_matches(ends).len());
-        if !last.is_empty() {
-            break;
-        }
-        words.pop();
-    }
-    words
 }
 
 #[cfg(test)]

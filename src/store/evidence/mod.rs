@@ -1,4 +1,4 @@
-//! What served hits turned out to be, and which pairs of prompts must never meet again. It survives restarts and is shared by the
+//! What served hits turned out to be, and which pairs of prompts must not meet again. It survives restarts and is shared by the
 //! replicas that share entries, so it lives where they do.
 //!
 //! Backends: [`sqlite`] (embedded) and [`redis`].
